@@ -1,0 +1,189 @@
+"""The one door to other programs.
+
+Argument lists, never a shell; a clean environment; output streamed line by line to the session's log; a failure
+shown with its command ready to paste, its last lines and the log's path.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.core import progress
+from pipeline.core.errors import DependencyError, StorageError, ToolError
+
+Argument = str | Path
+TAIL_LINES = 15
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NETWORK_VARIABLES = (
+    "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
+    "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that ended.
+
+    Attributes:
+        argv: what was run.
+        returncode: its exit status; negative for a signal.
+        stdout: what it printed, if that was captured, else empty.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+
+
+def clean_environment(extra: Mapping[str, str] | None = None, *, network: bool = False) -> dict[str, str]:
+    """Return the environment that programs get: the same on every machine.
+
+    Args:
+        extra: variables added to it.
+        network: pass on the user's proxy and certificate settings.
+    """
+    env = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/nonexistent"}
+    if network:
+        env |= {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ}
+    return env | dict(extra or {})
+
+
+def require(tool: str, *, hint: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        DependencyError: it is not installed; the hint says how to get it.
+    """
+    found = shutil.which(tool, path=SYSTEM_PATH)
+    if found is None:
+        raise DependencyError(f"program {tool!r} is not installed", hint=hint)
+    return found
+
+
+def run(
+    argv: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    capture: bool = False,
+    check: bool = True,
+    network: bool = False,
+    what: str = "",
+) -> Completed:
+    """Run a program to its end.
+
+    Args:
+        argv: program and arguments.
+        env: variables added to the clean environment.
+        cwd: directory to run in.
+        stdin: text for its standard input; empty input if not given.
+        capture: return its standard output instead of logging it; standard error is logged all the same.
+        check: raise if it fails.
+        network: pass on proxy and certificate settings.
+        what: what the program does for the user, for the error message.
+
+    Raises:
+        ToolError: it exited with a status other than 0 (only with ``check``).
+        DependencyError: there is no such program.
+        StorageError: it failed and its last lines speak of a full disk.
+    """
+    words = tuple(str(word) for word in argv)
+    progress.log(f"$ {shlex.join(words)}")
+    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    with _started(words, env, cwd, network, stdin is not None, capture) as child:
+        stdout = _pump(child, stdin, capture, tail)
+        status = child.wait()
+    if check and status != 0:
+        raise _failure(words, status, tail, what)
+    return Completed(words, status, stdout)
+
+
+@contextlib.contextmanager
+def _started(
+    words: tuple[str, ...],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    network: bool,
+    has_input: bool,
+    capture: bool,
+) -> Iterator[subprocess.Popen[str]]:
+    try:
+        child = subprocess.Popen(
+            words,
+            env=clean_environment(env, network=network),
+            cwd=cwd,
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if capture else subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise DependencyError(
+            f"program {words[0]!r} is not installed", hint="run ./invoke once: it installs what is missing"
+        ) from error
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
+def _pump(child: subprocess.Popen[str], stdin: str | None, capture: bool, tail: collections.deque[str]) -> str:
+    """Feed the input and read every output to its end; returns the captured standard output."""
+    if not capture:
+        if stdin is not None:
+            threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+        _log_lines(child.stdout, tail)
+        return ""
+    session = progress.current()
+    reader = threading.Thread(target=lambda: _log_lines(child.stderr, tail, session), daemon=True)
+    reader.start()
+    if stdin is not None:
+        threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+    assert child.stdout is not None
+    stdout = child.stdout.read()
+    reader.join()
+    return stdout
+
+
+def _feed(child: subprocess.Popen[str], text: str) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # its exit status tells more than our broken pipe
+        child.stdin.write(text)
+        child.stdin.close()
+
+
+def _log_lines(stream: IO[str] | None, tail: collections.deque[str], session: progress.Session | None = None) -> None:
+    assert stream is not None
+    writer = session or progress.current()
+    for line in stream:
+        tail.append(line.rstrip("\n"))
+        writer.write(line.rstrip("\n"))
+
+
+def _failure(
+    words: tuple[str, ...], status: int, tail: collections.deque[str], what: str
+) -> ToolError | StorageError:
+    ending = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
+    lines = "\n".join(f"  | {line}" for line in tail)
+    message = f"{what + ': ' if what else ''}{words[0]} {ending}\n  $ {shlex.join(words)}\n{lines}".rstrip()
+    log_path = progress.current().log_path
+    if os.strerror(errno.ENOSPC) in lines:
+        return StorageError(message, hint="free some space ('./invoke clean --cache' empties the cache) and try again")
+    return ToolError(message, hint=f"the full log is {log_path}" if log_path else "")

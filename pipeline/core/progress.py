@@ -1,0 +1,197 @@
+"""What a user sees while work goes on, and the log that holds everything.
+
+On a terminal the running steps are drawn live; elsewhere each step is a timestamped line at its start and at
+its end. Every line that a tool prints goes to the log file, and the latest one is shown beside the step, so that
+long work never looks frozen.
+
+The current session travels in a context variable: any floor may call :func:`step`, :func:`note` and :func:`log`
+without passing it around.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+SLOWEST_REDRAWS_PER_SECOND = 8
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """How long one finished step took.
+
+    Attributes:
+        title: the step's name.
+        depth: 0 for a top-level step, 1 for one inside it, and so on.
+        seconds: wall clock time.
+        remark: what the step had to say of itself ("cached"), or empty.
+    """
+
+    title: str
+    depth: int
+    seconds: float
+    remark: str = ""
+
+
+@dataclass
+class _Running:
+    title: str
+    started: float
+    remark: str = ""
+
+
+@dataclass
+class Session:
+    """One command's progress: its running steps, finished times and log file."""
+
+    log_path: Path | None
+    _log: TextIO | None = None
+    _stack: list[_Running] = field(default_factory=list)
+    _times: list[StepTime] = field(default_factory=list)
+    _last_line: str = ""
+    _live: Live | None = None
+
+    @property
+    def times(self) -> tuple[StepTime, ...]:
+        """Finished steps, in the order they were begun."""
+        return tuple(self._times)
+
+    def write(self, line: str) -> None:
+        """Append a line to the log and make it the one that is shown beside the running step."""
+        if self._log is not None:
+            self._log.write(f"{_clock()} {line}\n")
+            self._log.flush()
+        self._last_line = line
+
+    def say(self, line: str) -> None:
+        """Show a line to the user and log it."""
+        self.write(line)
+        self._show(line)
+
+    def _show(self, line: str) -> None:
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text(line))
+        else:
+            print(f"{_clock()} {line}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Time and show a step; steps nest."""
+        running = _Running(title, time.monotonic())
+        slot, depth = len(self._times), len(self._stack)
+        self._times.append(StepTime(title, depth, 0.0))
+        self._stack.append(running)
+        self.write(f"== {title}")
+        if self._live is None:
+            self._show(f"{'  ' * depth}{title} ...")
+        ending = "failed"
+        try:
+            yield
+            ending = "done"
+        finally:
+            self._stack.pop()
+            seconds = time.monotonic() - running.started
+            self._times[slot] = StepTime(title, depth, seconds, running.remark)
+            remark = f" ({running.remark})" if running.remark else ""
+            line = f"{'  ' * depth}{title}: {ending} in {seconds:.1f} s{remark}"
+            self.write(f"== {line.strip()}")
+            self._last_line = ""
+            self._show(line)
+
+    def remark(self, text: str) -> None:
+        """Add a word to the running step's last line."""
+        if self._stack:
+            self._stack[-1].remark = text
+
+    def render(self) -> RenderableType:
+        """Draw the running steps for the terminal."""
+        from rich.console import Group
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        now = time.monotonic()
+        lines: list[RenderableType] = []
+        for depth, running in enumerate(self._stack):
+            text = Text(f"{running.title}  {now - running.started:.0f} s", style="bold" if depth == 0 else "")
+            lines.append(Spinner("dots", text) if running is self._stack[-1] else text)
+        if self._stack and self._last_line:
+            lines.append(Text(f"  {self._last_line.strip()}", style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
+
+
+_current: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
+
+
+def _clock() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%H:%M:%S")
+
+
+def current() -> Session:
+    """Return the running session; outside of one, a session that only prints."""
+    return _current.get(Session(log_path=None))
+
+
+@contextlib.contextmanager
+def session(log_path: Path | None = None) -> Iterator[Session]:
+    """Open a session for one command.
+
+    Args:
+        log_path: file for the full log, replaced if it exists; its directory is made.
+    """
+    running = Session(log_path)
+    with contextlib.ExitStack() as stack:
+        if log_path is not None:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            running._log = stack.enter_context(log_path.open("w", encoding="utf-8", errors="replace"))
+        if sys.stderr.isatty():
+            running._live = stack.enter_context(_live_display(running))
+        token = _current.set(running)
+        stack.callback(_current.reset, token)
+        yield running
+
+
+def _live_display(running: Session) -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(
+        console=Console(stderr=True),
+        get_renderable=running.render,
+        refresh_per_second=SLOWEST_REDRAWS_PER_SECOND,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def step(title: str) -> contextlib.AbstractContextManager[None]:
+    """Time and show a step of the current session: ``with progress.step("base"): ...``."""
+    return current().step(title)
+
+
+def remark(text: str) -> None:
+    """Add a word to the running step's last line, for example "cached"."""
+    current().remark(text)
+
+
+def note(line: str) -> None:
+    """Show one line to the user and log it."""
+    current().say(line)
+
+
+def log(line: str) -> None:
+    """Write one line to the log file only."""
+    current().write(line)
