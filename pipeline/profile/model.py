@@ -8,15 +8,31 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from pipeline.core.arch import Architecture
 
 MIB = 1024**2
 SIZE_UNITS = {"M": MIB, "G": 1024**3}
 
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$")]
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{40}$")]
+WORD = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
+FINGERPRINT = r"^[0-9A-F]{40}$"
+ABSOLUTE_PATH = r"^/\S*$"
+RELATIVE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
+ARGUMENT = r"^\S+$"
+PATTERN_MEANINGS = {
+    WORD: "a word that begins with a letter or digit, followed by letters, digits or any of . + _ : ~ -",
+    FINGERPRINT: "a key's full fingerprint: 40 hexadecimal digits, capitals, no spaces",
+    ABSOLUTE_PATH: "an absolute path without spaces, beginning with /",
+    RELATIVE_PATH: "a path below the root, without a leading / and without ..",
+    ARGUMENT: "one argument, without spaces",
+}
+
+Word = Annotated[str, StringConstraints(pattern=WORD)]
+Fingerprint = Annotated[str, StringConstraints(pattern=FINGERPRINT)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
+RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH)]
+Argument = Annotated[str, StringConstraints(pattern=ARGUMENT)]
 Size = Annotated[int, Field(gt=0, description="bytes; written as '64M' or '4G'")]
 
 
@@ -41,10 +57,10 @@ class DebBase(Model):
     kind: Literal["deb"]
     suites: tuple[Word, ...] = Field(min_length=1)
     components: tuple[Word, ...] = Field(min_length=1)
-    keyring: str
+    keyring: AbsolutePath
     fingerprints: tuple[Fingerprint, ...] = Field(min_length=1)
-    exclude: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
+    exclude: tuple[AbsolutePath, ...] = ()
+    keep: tuple[AbsolutePath, ...] = ()
 
 
 class Disk(Model):
@@ -69,6 +85,14 @@ class Disk(Model):
             raise ValueError(f"{value!r} is not a size: write a whole number and M or G, as in '64M' or '4G'")
         return int(match[1]) * SIZE_UNITS[match[2]]
 
+    @field_validator("esp_size", mode="after")
+    @classmethod
+    def _fits(cls, esp_size: int, info: ValidationInfo) -> int:
+        size = info.data.get("size")
+        if size is not None and esp_size >= size:
+            raise ValueError("must be smaller than the disk's size")
+        return esp_size
+
 
 class Boot(Model):
     """How the image boots.
@@ -82,8 +106,8 @@ class Boot(Model):
 
     initramfs: Literal["initramfs-tools", "dracut"]
     efi_vendor: Word
-    grub_directory: Word
-    kernel_arguments: tuple[str, ...] = ()
+    grub_directory: RelativePath
+    kernel_arguments: tuple[Argument, ...] = ()
 
 
 class Expectations(Model):
@@ -145,18 +169,21 @@ class Profile(Model):
         name: what users type after ``--os``; also the file's name.
         title: what people call it.
         family: which package system it uses; stated, never inferred.
+        releases: by the name that users type after ``--release``; it is part of file names.
         default_release: the release that is built when none is named.
-        releases: by the name that users type after ``--release``.
     """
 
     name: Word
     title: str
     family: Literal["deb", "rpm"]
+    releases: dict[Word, Release] = Field(min_length=1)
     default_release: str
-    releases: dict[str, Release] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _default_exists(self) -> Profile:
-        if self.default_release not in self.releases:
-            raise ValueError(f"default_release {self.default_release!r} is not among the releases")
-        return self
+    # A field's validator, not the model's: it runs, and names its line, even when other keys are wrong too.
+    @field_validator("default_release", mode="after")
+    @classmethod
+    def _default_exists(cls, default_release: str, info: ValidationInfo) -> str:
+        releases = info.data.get("releases")
+        if releases is not None and default_release not in releases:
+            raise ValueError(f"{default_release!r} is not among the releases: {', '.join(releases)}")
+        return default_release
