@@ -268,6 +268,8 @@ def _explain(location: Location, detail: ErrorDetails) -> tuple[str, str]:
             return f"must be a mapping of keys to values, not {_kind(value)}", ""
         case "invalid_key":
             return "a key must be text", "put it in quotes"
+        case "greater_than":
+            return f"must be greater than {context['gt']}", ""
         case "too_short":
             return "must not be empty", ""
         case "string_pattern_mismatch":
