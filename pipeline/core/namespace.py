@@ -1,0 +1,292 @@
+"""A private world for privileged work: it dies with its process and leaves no mount behind (decision D4).
+
+As root: a new mount and PID namespace. As an ordinary user with subordinate ids: a user namespace first, in which
+the caller is root. Because the worker is the first process of its own PID namespace, the kernel ends everything it
+started when it ends, however it ends; because mounts are private, they vanish with it.
+
+Sources: unshare(2), pid_namespaces(7), user_namespaces(7), newuidmap(1), prctl(2) PR_SET_PDEATHSIG, bwrap(1).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import getpass
+import os
+import pickle
+import pwd
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn, TypeVar
+
+from pipeline.core import process
+from pipeline.core.errors import DependencyError, PipelineError
+
+T = TypeVar("T")
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
+PR_SET_PDEATHSIG = 1
+NEEDED_IDS = 65535  # ids 1 to 65535: every id a distribution's packages may use, and nobody
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run_private(function: Callable[[], T]) -> T:
+    """Run a function as root of a private namespace, in a process of its own.
+
+    Args:
+        function: called without arguments; what it returns, or the error it raises, must be picklable.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        DependencyError: this machine does not allow such a namespace, or the user has no subordinate ids.
+        PipelineError: whatever the function raised.
+        KeyboardInterrupt: interrupted; the function has cleaned up by then.
+    """
+    check_available()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ready_read, ready_write = os.pipe()
+    mapped_read, mapped_write = os.pipe()
+    result_read, result_write = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        os.close(ready_read)
+        os.close(mapped_write)
+        os.close(result_read)
+        _keep(function, ready_write, mapped_read, result_write)
+    for descriptor in (ready_write, mapped_read, result_write):
+        os.close(descriptor)
+    try:
+        if os.read(ready_read, 1) and os.geteuid() != 0:
+            _map_ids(keeper)
+        os.write(mapped_write, b"m")
+    except BrokenPipeError:
+        pass  # the keeper died early; its message is in the result pipe
+    finally:
+        os.close(ready_read)
+        os.close(mapped_write)
+    with os.fdopen(result_read, "rb") as results:
+        return _collect(keeper, results)
+
+
+def _collect(keeper: int, results: IO[bytes]) -> object:
+    """Wait for the worker's answer; on an interrupt let it clean up first."""
+    try:
+        answer = results.read()
+        _, status = os.waitpid(keeper, 0)
+    except KeyboardInterrupt:
+        os.kill(keeper, signal.SIGTERM)
+        os.waitpid(keeper, 0)
+        raise
+    if not answer:
+        raise PipelineError(f"the private worker ended without an answer (wait status {status})")
+    value, error = pickle.loads(answer)  # noqa: S301  our own child wrote it
+    if error is not None:
+        raise error
+    return value
+
+
+def check_available() -> None:
+    """Raise DependencyError unless :func:`run_private` can work for this user.
+
+    Raises:
+        DependencyError: an ordinary user without subordinate ids or without newuidmap.
+    """
+    if os.geteuid() == 0:
+        return
+    for table in (Path("/etc/subuid"), Path("/etc/subgid")):
+        _subordinate_range(table)
+    for tool in ("newuidmap", "newgidmap"):
+        process.require(tool, hint="install it: the package is 'uidmap' on Debian, 'shadow-utils' on the RHEL family")
+
+
+def _subordinate_range(table: Path) -> tuple[int, int]:
+    """Return first id and count of the user's range in /etc/subuid or /etc/subgid (subuid(5))."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    lines = table.read_text().splitlines() if table.exists() else []
+    for line in lines:
+        name, first, count = (line.split(":") + ["", ""])[:3]
+        if name in {user, str(os.geteuid())} and count.isdigit() and int(count) >= NEEDED_IDS:
+            return int(first), NEEDED_IDS
+    raise DependencyError(
+        f"user {user!r} is not root and has no range of {NEEDED_IDS} subordinate ids in {table}",
+        hint=f"as root, run: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+    )
+
+
+def _map_ids(pid: int) -> None:
+    """Make the user root of the keeper's user namespace, with the subordinate ids behind it."""
+    for tool, table, own in (
+        ("newuidmap", Path("/etc/subuid"), os.getuid()),
+        ("newgidmap", Path("/etc/subgid"), os.getgid()),
+    ):
+        first, count = _subordinate_range(table)
+        words = [tool, str(pid), "0", str(own), "1", "1", str(first), str(count)]
+        process.run(words, what="mapping subordinate ids")
+
+
+def _keep(function: Callable[[], T], ready: int, mapped: int, result: int) -> NoReturn:
+    """Enter the namespaces, start the worker as their first process and end as it ends."""
+    status = 1
+    try:
+        _die_with_parent()
+        if os.geteuid() != 0:
+            _unshare(CLONE_NEWUSER)
+        os.write(ready, b"r")
+        os.read(mapped, 1)
+        if os.geteuid() != 0:
+            raise DependencyError("the user namespace could not be mapped", hint="see the message above")
+        _unshare(CLONE_NEWNS | CLONE_NEWPID)
+        worker = os.fork()
+        if worker == 0:
+            _work(function, result)
+        os.close(result)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(worker, signal.SIGINT))
+        _die_with_parent()
+        _, status = os.waitpid(worker, 0)
+    except BaseException as error:  # noqa: BLE001  everything must reach the parent through the pipe
+        _answer(result, None, error)
+    finally:
+        os._exit(0 if status == 0 else 1)
+
+
+def _work(function: Callable[[], T], result: int) -> NoReturn:
+    """Be the first process of the namespace: private mounts, own /proc, then the function."""
+    try:
+        _die_with_parent()
+        signal.signal(signal.SIGINT, _interrupt_once)
+        mount(None, Path("/"), flags=MS_REC | MS_PRIVATE)
+        mount("proc", Path("/proc"), kind="proc", flags=MS_NOSUID_NODEV_NOEXEC)
+        _answer(result, function(), None)
+    except BaseException as error:  # noqa: BLE001  everything must reach the parent through the pipe
+        _answer(result, None, error)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _interrupt_once(*_: object) -> NoReturn:
+    """Raise KeyboardInterrupt for the first SIGINT; a second one must not cut the clean-up short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _answer(descriptor: int, value: object, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, PipelineError | KeyboardInterrupt):
+        traceback.print_exception(error)
+        error = PipelineError(f"unexpected {type(error).__name__}: {error}", hint="this is a defect; see the traceback")
+    with os.fdopen(descriptor, "wb", closefd=False) as stream:
+        pickle.dump((value, error), stream)
+
+
+def _die_with_parent() -> None:
+    """Be killed when the parent ends; set anew after every change of credentials, which clears it (prctl(2))."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _unshare(flags: int) -> None:
+    if _libc.unshare(flags) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise DependencyError(
+            f"this machine does not let {getpass.getuser()!r} make a private namespace: {reason}",
+            hint="as an ordinary user: sysctl kernel.unprivileged_userns_clone=1 "
+            "(Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); in a container: run it with --privileged",
+        )
+
+
+def mount(source: str | None, target: Path, *, kind: str | None = None, flags: int = 0, options: str = "") -> None:
+    """Mount a file system inside the private namespace; arguments as in mount(2).
+
+    Raises:
+        DependencyError: the kernel refuses.
+    """
+    arguments = [None if text is None else os.fsencode(text) for text in (source, str(target), kind)]
+    if _libc.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(options) or None) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise DependencyError(f"cannot mount {kind or 'mount'} on {target}: {reason} (options: {options or 'none'})")
+
+
+def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path | None = None, work: Path | None = None) -> None:
+    """Mount directories as one tree with overlayfs.
+
+    Args:
+        lower: read-only layers, the topmost first.
+        target: existing directory on which the merged tree appears.
+        upper: directory that takes every change; without it the tree is read-only.
+        work: empty directory beside ``upper`` that overlayfs needs.
+
+    Raises:
+        DependencyError: the file system below cannot carry overlayfs.
+    """
+    layers = [*lower] if upper is not None or len(lower) > 1 else [*lower, *lower]
+    options = ["lowerdir=" + ":".join(_escape(layer) for layer in layers), "index=off", "metacopy=off"]
+    if upper is not None:
+        options += [f"upperdir={_escape(upper)}", f"workdir={_escape(work or upper)}"]
+    if not _is_initial_user_namespace():
+        options.append("userxattr")
+    try:
+        mount("overlay", target, kind="overlay", options=",".join(options))
+    except DependencyError as error:
+        raise DependencyError(
+            error.message,
+            hint="the cache must be on a file system that overlayfs can use (ext4, xfs, btrfs; not a container's "
+            "own root): set XDG_CACHE_HOME to a directory on one; as an ordinary user Linux 5.11 or later is needed",
+        ) from error
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def _is_initial_user_namespace() -> bool:
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
+def unmount(target: Path) -> None:
+    """Unmount what is mounted on a directory, as umount(2) does."""
+    if _libc.umount2(os.fsencode(target), 0) != 0:
+        raise DependencyError(f"cannot unmount {target}: {os.strerror(ctypes.get_errno())}")
+
+
+def in_tree(
+    tree: Path,
+    argv: Sequence[process.Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    binds: Sequence[tuple[Path, str]] = (),
+    capture: bool = False,
+    what: str = "",
+) -> process.Completed:
+    """Run a program inside a tree, as root, without network and without sight of the host.
+
+    Args:
+        tree: root directory the program sees.
+        argv: program, as a path or name inside the tree, and its arguments.
+        env: variables added to the clean environment.
+        binds: (path on the host, path in the tree), shown read-only.
+        capture: return its standard output.
+        what: what the program does for the user, for the error message.
+
+    Raises:
+        ToolError: it failed.
+    """
+    words: list[process.Argument] = ["bwrap", "--bind", tree, "/", "--dev", "/dev", "--proc", "/proc"]
+    words += ["--tmpfs", "/run", "--tmpfs", "/tmp"]  # noqa: S108  inside the sandbox
+    for source, target in binds:
+        words += ["--ro-bind", source, target]
+    words += ["--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost"]
+    words += ["--cap-add", "ALL", "--die-with-parent", "--chdir", "/", "--", *argv]
+    return process.run(words, env={"HOME": "/root"} | dict(env or {}), capture=capture, what=what)
