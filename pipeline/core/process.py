@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -82,6 +82,7 @@ def run(
     check: bool = True,
     network: bool = False,
     what: str = "",
+    on_line: Callable[[str], None] | None = None,
 ) -> Completed:
     """Run a program to its end.
 
@@ -94,6 +95,7 @@ def run(
         check: raise if it fails.
         network: pass on proxy and certificate settings.
         what: what the program does for the user, for the error message.
+        on_line: called with every line of output that is logged, after it is logged.
 
     Raises:
         ToolError: it exited with a status other than 0 (only with ``check``).
@@ -104,11 +106,75 @@ def run(
     progress.log(f"$ {shlex.join(words)}")
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
     with _started(words, env, cwd, network, stdin is not None, capture) as child:
-        stdout = _pump(child, stdin, capture, tail)
+        stdout = _pump(child, stdin, capture, tail, on_line)
         status = child.wait()
     if check and status != 0:
         raise _failure(words, status, tail, what)
     return Completed(words, status, stdout)
+
+
+@contextlib.contextmanager
+def background(
+    argv: Sequence[Argument],
+    *,
+    output: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside us until the context ends; then it is killed if it still runs.
+
+    The kernel kills it as well if we are killed: more exactly, if the thread ends that called this function.
+    It is the leader of a session of its own, so Ctrl-C on the terminal reaches us only.
+
+    Args:
+        argv: program and arguments.
+        output: file that takes its standard output and standard error, made anew.
+        env: variables added to the clean environment.
+        cwd: directory to run in.
+        pass_fds: descriptors that it inherits.
+
+    Raises:
+        DependencyError: there is no such program.
+    """
+    setpriv = require("setpriv", hint="install util-linux 2.33 or later")
+    require(str(argv[0]), hint="run ./invoke once: it installs what is missing")
+    words = (setpriv, "--pdeathsig", "KILL", *(str(word) for word in argv))
+    progress.log(f"$ {shlex.join(words)} >{shlex.quote(str(output))} 2>&1 &")
+    with output.open("wb") as stream:
+        child = subprocess.Popen(
+            words,
+            env=clean_environment(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def attach(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
+    """Hand the user's terminal to a program until it ends.
+
+    Args:
+        argv: program and arguments.
+        env: variables added to the clean environment and the terminal's type.
+
+    Returns:
+        Its exit status; negative for a signal.
+    """
+    words = [str(word) for word in argv]
+    progress.log(f"$ {shlex.join(words)}")
+    terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
+    with progress.paused():
+        return subprocess.run(words, env=clean_environment(terminal | dict(env or {})), check=False).returncode
 
 
 @contextlib.contextmanager
@@ -144,15 +210,21 @@ def _started(
             child.wait()
 
 
-def _pump(child: subprocess.Popen[str], stdin: str | None, capture: bool, tail: collections.deque[str]) -> str:
+def _pump(
+    child: subprocess.Popen[str],
+    stdin: str | None,
+    capture: bool,
+    tail: collections.deque[str],
+    on_line: Callable[[str], None] | None,
+) -> str:
     """Feed the input and read every output to its end; returns the captured standard output."""
     if not capture:
         if stdin is not None:
             threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
-        _log_lines(child.stdout, tail)
+        _log_lines(child.stdout, tail, on_line=on_line)
         return ""
     session = progress.current()
-    reader = threading.Thread(target=lambda: _log_lines(child.stderr, tail, session), daemon=True)
+    reader = threading.Thread(target=lambda: _log_lines(child.stderr, tail, session, on_line), daemon=True)
     reader.start()
     if stdin is not None:
         threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
@@ -169,12 +241,19 @@ def _feed(child: subprocess.Popen[str], text: str) -> None:
         child.stdin.close()
 
 
-def _log_lines(stream: IO[str] | None, tail: collections.deque[str], session: progress.Session | None = None) -> None:
+def _log_lines(
+    stream: IO[str] | None,
+    tail: collections.deque[str],
+    session: progress.Session | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> None:
     assert stream is not None
     writer = session or progress.current()
     for line in stream:
         tail.append(line.rstrip("\n"))
         writer.write(line.rstrip("\n"))
+        if on_line is not None:
+            on_line(line.rstrip("\n"))
 
 
 def _failure(

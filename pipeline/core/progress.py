@@ -111,6 +111,18 @@ class Session:
             self._last_line = ""
             self._show(line)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Draw nothing for a while: another program has the terminal."""
+        if self._live is None:
+            yield
+            return
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start(refresh=True)
+
     def remark(self, text: str) -> None:
         """Add a word to the running step's last line."""
         if self._stack:
@@ -185,6 +197,11 @@ def step(title: str) -> contextlib.AbstractContextManager[None]:
 def remark(text: str) -> None:
     """Add a word to the running step's last line, for example "cached"."""
     current().remark(text)
+
+
+def paused() -> contextlib.AbstractContextManager[None]:
+    """Draw nothing for a while: another program has the terminal."""
+    return current().paused()
 
 
 def note(line: str) -> None:
