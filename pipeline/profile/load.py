@@ -10,18 +10,21 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
 from pipeline.profile.model import PATTERN_MEANINGS, Profile, Release
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+    from pipeline.core.arch import Architecture
 
 SUFFIX = ".yaml"
 TAG = "tag:yaml.org,2002:"
@@ -251,27 +254,12 @@ def _problem(root: yaml.Node, detail: ErrorDetails) -> _Problem:
 def _explain(location: Location, detail: ErrorDetails) -> tuple[str, str]:
     """Say in plain words what a validation error means, and what to write instead."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    is_key = detail["loc"][-1:] == (KEY_ITSELF,)
-    subject = f"the key {value!r}" if is_key else repr(value)
+    subject = f"the key {value!r}" if detail["loc"][-1:] == (KEY_ITSELF,) else repr(value)
     match kind:
         case "missing":
             return "missing key", f"add '{location[-1]}:'"
         case "extra_forbidden":
             return "unknown key", _valid_key(location)
-        case "string_type" if isinstance(value, (bool, int, float)):
-            return f"must be text, not {_kind(value)}", f'put it in quotes: "{value}"'
-        case "string_type":
-            return f"must be text, not {_kind(value)}", ""
-        case "tuple_type":
-            return f"must be a list, not {_kind(value)}", "write it as [a, b] or as lines that begin with '- '"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return f"must be a mapping of keys to values, not {_kind(value)}", ""
-        case "invalid_key":
-            return "a key must be text", "put it in quotes"
-        case "greater_than":
-            return f"must be greater than {context['gt']}", ""
-        case "too_short":
-            return "must not be empty", ""
         case "string_pattern_mismatch":
             return f"{subject} does not fit", f"write {PATTERN_MEANINGS.get(context['pattern'], context['pattern'])}"
         case "enum" | "literal_error":
@@ -280,7 +268,27 @@ def _explain(location: Location, detail: ErrorDetails) -> tuple[str, str]:
         case "value_error":
             return str(context["error"]), ""
         case _:
-            return detail["msg"], ""
+            return _explain_type(kind, value) or (detail["msg"][:1].lower() + detail["msg"][1:], "")
+
+
+def _explain_type(kind: str, value: object) -> tuple[str, str] | None:
+    match kind:
+        case "string_type":
+            return f"must be text, not {_kind(value)}", _quoted(value)
+        case "tuple_type":
+            return f"must be a list, not {_kind(value)}", "write it as [a, b] or as lines that begin with '- '"
+        case "dict_type" | "model_type":
+            return f"must be a mapping of keys to values, not {_kind(value)}", ""
+        case "invalid_key":
+            return "a key must be text", "put it in quotes"
+        case "too_short":
+            return "must not be empty", ""
+        case _:
+            return None
+
+
+def _quoted(value: object) -> str:
+    return f'put it in quotes: "{value}"' if isinstance(value, bool | int | float) else ""
 
 
 def _kind(value: object) -> str:
@@ -305,7 +313,7 @@ def _valid_key(location: Location) -> str:
     return _choose(str(location[-1]), valid)
 
 
-def _model_at(annotation: Any, location: Location) -> type[BaseModel] | None:
+def _model_at(annotation: object, location: Location) -> type[BaseModel] | None:
     """Follow a location through the models' annotations; None if no model is there."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not location:
