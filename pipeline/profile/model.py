@@ -52,6 +52,7 @@ class DebBase(Model):
         fingerprints: the only keys of that file that are trusted.
         exclude: dpkg path patterns that are never unpacked.
         keep: exceptions to ``exclude``.
+        avoid: packages that are never installed; where one is an alternative, the other one is taken.
     """
 
     kind: Literal["deb"]
@@ -61,6 +62,7 @@ class DebBase(Model):
     fingerprints: tuple[Fingerprint, ...] = Field(min_length=1)
     exclude: tuple[AbsolutePath, ...] = ()
     keep: tuple[AbsolutePath, ...] = ()
+    avoid: tuple[Word, ...] = ()
 
 
 class Disk(Model):

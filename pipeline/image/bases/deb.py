@@ -1,0 +1,301 @@
+"""A root tree from Debian package repositories, by mmdebstrap.
+
+Resolving, downloading and unpacking run on this machine whatever the target's architecture is; only maintainer scripts run
+inside the tree, emulated if need be (decision D5). Sources: mmdebstrap(1), apt-get(8) ``indextargets``, dpkg(1) ``--root``.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.core import download, process, progress
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import DependencyError, InputError, NetworkError
+from pipeline.image import tree
+from pipeline.profile import DebBase
+
+HOOKS = Path(__file__).parent / "deb"
+TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-query", "gpg")
+NEVER_ASK = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
+NO_INITRAMFS = {"INITRD": "No"}  # the boot step makes it once, when everything that goes into it is there
+KEEP_PACKAGES_SECONDS = 90 * 24 * 3600
+
+
+class Source(BaseModel):
+    """One line of sources.list, resolved.
+
+    Attributes:
+        uri: the archive's root, without credentials.
+        suite: directory below ``dists/``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    suite: str
+
+    @property
+    def release_url(self) -> str:
+        """URL of the suite's signed index."""
+        return f"{self.uri.rstrip('/')}/dists/{self.suite}/InRelease"
+
+
+class Package(BaseModel):
+    """An installed package.
+
+    Attributes:
+        name: its name.
+        version: its full version.
+        architecture: its own architecture, which may be ``all``.
+        sha256: of the archive it was installed from.
+        source: the source package it was built from.
+        maintainer: who packages it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    source: str
+    maintainer: str
+
+
+def resolve_sources(base: DebBase, mirror: str | None) -> tuple[Source, ...]:
+    """Find where each suite of a profile comes from.
+
+    Args:
+        base: the profile's base.
+        mirror: archive that replaces this machine's apt sources, or None. Security suites are looked for in the archive
+            and in the directory ``debian-security`` beside it.
+
+    Raises:
+        InputError: the mirror's URL carries a password.
+        DependencyError: this machine has no apt, or its sources lack a suite.
+    """
+    if mirror is not None:
+        return tuple(_on_mirror(mirror, suite) for suite in base.suites)
+    known = _machine_sources()
+    missing = [suite for suite in base.suites if suite not in known]
+    if missing:
+        raise DependencyError(
+            f"this machine's apt sources do not offer {', '.join(missing)}",
+            hint="name a Debian archive with --mirror URL, or add the suite to the apt sources and run 'apt-get update'",
+        )
+    return tuple(Source(uri=known[suite], suite=suite) for suite in base.suites)
+
+
+def _machine_sources() -> dict[str, str]:
+    """Return the archive of each suite that this machine's own apt knows; apt parses its sources itself."""
+    process.require("apt-get", hint="this machine has no apt of its own: name a Debian archive with --mirror URL")
+    words = ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE)"]
+    lines = process.run(words, capture=True, what="asking apt for its sources").stdout.splitlines()
+    found: dict[str, str] = {}
+    for line in lines:
+        kind, uri, suite = line.split()
+        if kind == "Packages":
+            found.setdefault(suite, uri)
+    return found
+
+
+def _on_mirror(mirror: str, suite: str) -> Source:
+    if download.redact(mirror) != mirror:
+        raise InputError(
+            "--mirror must not carry a password or a query", hint="put the credentials in ~/.netrc (see netrc(5))"
+        )
+    archive = mirror.rstrip("/")
+    if suite.endswith("-security"):
+        beside = Source(uri=f"{archive.rpartition('/')[0]}/debian-security", suite=suite)
+        return Source(uri=archive, suite=suite) if not download.exists(beside.release_url) else beside
+    return Source(uri=archive, suite=suite)
+
+
+def check(base: DebBase, sources: Sequence[Source]) -> None:
+    """Check early what a download needs.
+
+    Raises:
+        DependencyError: a tool, the keyring or one of its keys is missing.
+        NetworkError: a suite cannot be had.
+    """
+    for tool in TOOLS:
+        process.require(tool, hint="run ./invoke once: it installs what is missing")
+    _check_keys(base)
+    for source in sources:
+        if not download.exists(source.release_url):
+            raise NetworkError(
+                f"there is no suite {source.suite!r} at {source.uri} (tried {source.release_url})",
+                hint="check the mirror, or name another one with --mirror URL",
+            )
+
+
+def _check_keys(base: DebBase) -> None:
+    if not Path(base.keyring).exists():
+        raise DependencyError(
+            f"the keyring {base.keyring} is missing", hint="install the package debian-archive-keyring"
+        )
+    with tempfile.TemporaryDirectory() as home:
+        words = ["gpg", "--homedir", home, "--no-default-keyring", "--keyring", base.keyring, "--with-colons"]
+        listed = process.run([*words, "--list-keys"], capture=True, what="reading the keyring").stdout
+    missing = [key for key in base.fingerprints if f"fpr:::::::::{key}:" not in listed]
+    if missing:
+        raise DependencyError(
+            f"{base.keyring} lacks the signing key {', '.join(missing)}",
+            hint="update the package debian-archive-keyring, or correct 'fingerprints' in the profile",
+        )
+
+
+def make(
+    base: DebBase,
+    arch: Architecture,
+    packages: Sequence[str],
+    sources: Sequence[Source],
+    target: Path,
+    *,
+    workspace: Path,
+    package_cache: Path,
+) -> None:
+    """Make a tree; to be called in the private namespace.
+
+    Args:
+        base: where it comes from.
+        arch: its architecture.
+        packages: what is installed, besides Essential packages and dependencies.
+        sources: from :func:`resolve_sources`.
+        target: directory that gets ``tree/``, ``packages.json`` and ``origin.json``.
+        workspace: empty directory for intermediate files.
+        package_cache: downloaded packages, shared between builds.
+
+    Raises:
+        ToolError: mmdebstrap failed; its last lines are in the message.
+    """
+    package_cache.mkdir(parents=True, exist_ok=True)
+    releases = workspace / "releases"
+    releases.mkdir()
+    slim = workspace / "slim"
+    slim.write_text(_slim_config(base))
+    root = target / "tree"
+    process.run(
+        _command(base, arch, sources, root, _trusted_keys(base, workspace)),
+        env=NEVER_ASK
+        | NO_INITRAMFS
+        | {
+            "PACKAGES": " ".join(packages),
+            "AVOID": " ".join(base.avoid),
+            "PACKAGE_CACHE": str(package_cache),
+            "SLIM_CONFIG": str(slim),
+            "RELEASES": str(releases),
+            "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
+            "TMPDIR": str(workspace),
+        },
+        network=True,
+        what="making the base tree",
+    )
+    installed = installed_packages(root, package_cache)
+    (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
+    origin = {"epoch": _newest_date(releases), "sources": [source.model_dump() for source in sources]}
+    (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+    _tidy(root)
+    _prune(package_cache)
+
+
+def _command(
+    base: DebBase, arch: Architecture, sources: Sequence[Source], root: Path, keys: Path
+) -> list[process.Argument]:
+    words: list[process.Argument] = [
+        "mmdebstrap", "--mode=root", "--format=directory", "--variant=essential", f"--architectures={arch.deb}",
+        f"--keyring={keys}", "--skip=essential/unlink,cleanup/reproducible", "--dpkgopt=force-unsafe-io",
+        "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+    ]  # fmt: skip
+    words += [f"--aptopt={line}" for line in _machine_connection()]
+    words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
+    words += [f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
+    return words + [f"deb {source.uri} {source.suite} {' '.join(base.components)}" for source in sources]
+
+
+def _machine_connection() -> list[str]:
+    """Return how this machine's own apt reaches archives (proxies, certificates, credentials), as apt.conf lines."""
+    words = ["apt-config", "dump", "--format", '%f "%v";%n']
+    dump = process.run(words, capture=True).stdout.splitlines()
+    wanted = re.compile(r"^Acquire::https?::\S*(Proxy|CaInfo|CaPath|SslCert|SslKey|Verify-Peer)\S* ", re.IGNORECASE)
+    netrc = Path.home() / ".netrc"
+    return [line for line in dump if wanted.match(line)] + (
+        [f'Dir::Etc::netrc "{netrc}";'] if netrc.exists() else []
+    )
+
+
+def _trusted_keys(base: DebBase, workspace: Path) -> Path:
+    """Export the pinned keys, and only these, for apt to trust."""
+    home, keys = workspace / "gnupg", workspace / "trusted.gpg"
+    home.mkdir(mode=0o700)
+    words = ["gpg", "--homedir", home, "--batch", "--no-default-keyring", "--keyring", base.keyring]
+    process.run([*words, "--output", keys, "--export", *base.fingerprints], what="exporting the trusted keys")
+    return keys
+
+
+def _slim_config(base: DebBase) -> str:
+    lines = ["# What is left out of this image stays out when packages are updated."]
+    lines += [f"path-exclude={pattern}" for pattern in base.exclude]
+    lines += [f"path-include={pattern}" for pattern in base.keep]
+    return "\n".join(lines) + "\n"
+
+
+def _newest_date(releases: Path) -> int:
+    """Return the newest ``Date`` of the signed indexes, in seconds since 1970: the same indexes, the same time."""
+    dates = [
+        email.utils.parsedate_to_datetime(match[1]).timestamp()
+        for file in sorted(releases.iterdir())
+        if (match := re.search(r"^Date: (.+)$", file.read_text(), re.MULTILINE))
+    ]
+    return int(max(dates))
+
+
+def installed_packages(root: Path, package_cache: Path | None = None) -> tuple[Package, ...]:
+    """Read a tree's package database.
+
+    Args:
+        root: the tree.
+        package_cache: archives that the packages were installed from, to hash; without it ``sha256`` stays empty.
+    """
+    form = "${Package}\t${Version}\t${Architecture}\t${source:Package}\t${Maintainer}\t${db:Status-Status}\n"
+    words = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show", "--showformat", form]
+    packages = []
+    for line in process.run(words, capture=True, what="reading the package database").stdout.splitlines():
+        name, version, architecture, source, maintainer, status = line.split("\t")
+        if status != "installed":
+            raise DependencyError(f"package {name} is {status}, not installed", hint="see the log of the base step")
+        archive = f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
+        sha256 = tree.file_sha256(package_cache / archive) if package_cache else ""
+        packages.append(
+            Package(name=name, version=version, architecture=architecture, sha256=sha256, source=source,
+                    maintainer=maintainer)
+        )  # fmt: skip
+    return tuple(packages)
+
+
+def _tidy(root: Path) -> None:
+    """Remove what only the installation needed; nothing of this machine may stay in the image."""
+    for name in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/preferences.d/avoid"):
+        (root / name).unlink(missing_ok=True)
+    for name in ("etc/hostname", "etc/resolv.conf"):
+        (root / name).unlink(missing_ok=True)
+    for name in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        tree.remove_below(root / name)
+    (root / "etc/apt/sources.list").write_text("# No archive is set here: the site names its own (see cloud-init's 'apt').\n")
+
+
+def _prune(package_cache: Path) -> None:
+    """Remove archives that no build has used for a long time."""
+    oldest = time.time() - KEEP_PACKAGES_SECONDS
+    for archive in package_cache.glob("*.deb"):
+        if max(archive.stat().st_atime, archive.stat().st_ctime) < oldest:
+            progress.log(f"removing {archive.name} from the package cache: unused")
+            archive.unlink(missing_ok=True)
