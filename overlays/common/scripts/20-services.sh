@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Applies every preset file of the overlays: which units are enabled is written there, not here.
+# Applies this overlay's preset file: which units are enabled is written there, not here.
 # Environment: none. Safe to run twice.
 set -Eeuo pipefail
 
@@ -33,23 +33,17 @@ unit_exists() {
 }
 
 #######################################
-# Applies one preset file of this project.
+# Applies a preset file: `enable` fails for a unit that is missing, `disable` passes over it.
 # Globals: none
 # Arguments: path of the preset file
-# Outputs: on stderr, a unit that should be enabled and is missing
-# Returns: 1 in that case
+# Outputs: systemctl's
+# Returns: systemctl's
 #######################################
 apply_preset() {
   local verb unit
   while read -r verb unit _; do
     case ${verb} in
-      enable)
-        [[ -e /usr/lib/systemd/system/${unit} || -e /lib/systemd/system/${unit} || -e /etc/systemd/system/${unit} ]] || {
-          echo "$1 enables ${unit}, but no package installed it" >&2
-          return 1
-        }
-        offline_systemctl enable "${unit}"
-        ;;
+      enable) offline_systemctl enable "${unit}" ;;
       disable)
         # shellcheck disable=SC2310 # a plain test, nothing in it relies on errexit
         if unit_exists "${unit}"; then
@@ -61,12 +55,5 @@ apply_preset() {
   done <"$1"
 }
 
-main() {
-  local preset
-  for preset in /etc/systemd/system-preset/*-node*.preset; do
-    apply_preset "${preset}"
-  done
-  offline_systemctl mask "${MASKED[@]}"
-}
-
-main
+apply_preset /etc/systemd/system-preset/10-node.preset
+offline_systemctl mask "${MASKED[@]}"

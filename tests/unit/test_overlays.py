@@ -1,0 +1,421 @@
+"""The overlays as they stand in the repository: scripts, templates, units, settings. Nothing here needs privileges."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERLAYS = ROOT / "overlays"
+COMMON = OVERLAYS / "common"
+DEB = OVERLAYS / "deb"
+BATS = ROOT / "tests" / "unit" / "bats"
+
+# Of shellcheck's optional checks, these two cost more than they give: braces around every plain variable, and a remark
+# at every command substitution inside a command, where the scripts' own checks of the result say more.
+SHELLCHECK_LESS = "SC2250,SC2312"
+# bats gives a test $status and $output, runs each test in a subshell, and single quotes are for a later shell.
+SHELLCHECK_LESS_BATS = f"{SHELLCHECK_LESS},SC2016,SC2030,SC2031,SC2034,SC2154"
+
+FILES = sorted(path for path in OVERLAYS.rglob("*") if path.is_file())
+SCRIPTS = sorted(OVERLAYS.glob("*/scripts/*"))
+TEMPLATES = [path for path in FILES if path.suffix == ".j2"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def has_shebang(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"#!"
+
+
+SHELL = [path for path in FILES if has_shebang(path)]
+
+
+def tool(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+def run(*argv: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in argv],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def render(template: Path, arch: str, kernel_arguments: list[str]) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    return environment.from_string(template.read_text()).render(
+        os="debian",
+        release="12",
+        codename="bookworm",
+        arch=arch,
+        family="deb",
+        serial={"amd64": "ttyS0", "arm64": "ttyAMA0"}[arch],
+        kernel_arguments=kernel_arguments,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_script_is_one_that_the_build_runs(path: Path) -> None:
+    text = path.read_text()
+    assert re.fullmatch(r"[0-9]{2}-[a-z-]+\.sh", path.name)
+    assert path.stat().st_mode & 0o111 == 0o111
+    assert text.startswith("#!/usr/bin/env bash\n# ")
+    assert "\nset -Eeuo pipefail\n" in text
+
+
+@pytest.mark.parametrize("path", SHELL, ids=name)
+def test_shell_is_clean(path: Path) -> None:
+    done = run(tool("shellcheck"), "--enable=all", f"--exclude={SHELLCHECK_LESS}", path)
+    assert done.returncode == 0, done.stdout
+    done = run(tool("shfmt"), "-i", "2", "-ci", "-d", path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(BATS.glob("*.bats")), ids=name)
+def test_bats_files_are_clean(path: Path) -> None:
+    done = run(tool("shellcheck"), "--shell=bats", "--enable=all", f"--exclude={SHELLCHECK_LESS_BATS}", path)
+    assert done.returncode == 0, done.stdout
+    done = run(tool("shfmt"), "-ln", "bats", "-i", "2", "-ci", "-d", path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_modes_are_sane(path: Path) -> None:
+    mode = path.lstat().st_mode
+    assert stat.S_ISREG(mode), "a symlink would be copied as whatever it points to: make it in a script"
+    assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX | stat.S_IWOTH)
+    assert bool(mode & stat.S_IXUSR) == has_shebang(path), "executable and with a shebang, or neither"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_is_in_there_that_must_not_be_in_an_image(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"BEGIN [A-Z ]*PRIVATE KEY|ssh-(rsa|ed25519) AAAA|\$6\$|\$y\$", text), "a secret"
+    if path.name != "50-registries.sh":  # it names what it looks for
+        assert not re.search(r"docker\.io|quay\.io|gcr\.io|ghcr\.io|registry\.k8s", text), "a registry's address"
+    assert not re.search(r"\bpool\.ntp\.org|https?://(?!169\.254\.169\.254)", text), "an address outside of the site"
+
+
+# ------------------------------------------------------------------------------------------ templates
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+@pytest.mark.parametrize("path", TEMPLATES, ids=name)
+def test_template_renders(path: Path, arch: str) -> None:
+    text = render(path, arch, [])
+    assert "{{" not in text
+    assert "{%" not in text
+
+
+@pytest.mark.parametrize(
+    ("arch", "arguments", "line", "terminal"),
+    [
+        ("amd64", [], "console=tty0 console=ttyS0,115200", "console serial"),
+        ("amd64", ["a=b", "quiet"], "console=tty0 console=ttyS0,115200 a=b quiet", "console serial"),
+        ("arm64", [], "console=tty0 console=ttyAMA0,115200", "console"),
+    ],
+)
+def test_grub_settings_as_a_shell_reads_them(
+    tmp_path: Path, arch: str, arguments: list[str], line: str, terminal: str
+) -> None:
+    settings = tmp_path / "10-node.cfg"
+    settings.write_text(render(DEB / "root/etc/default/grub.d/10-node.cfg.j2", arch, arguments))
+    values = ("CMDLINE_LINUX", "CMDLINE_LINUX_DEFAULT", "TERMINAL", "TIMEOUT", "DISABLE_LINUX_UUID")
+    show = '. "$1"; printf "%s\\n" ' + " ".join(f'"${{GRUB_{value}-unset}}"' for value in values)
+    assert run("sh", "-euc", show, "sh", settings).stdout.splitlines() == [line, "", terminal, "1", "unset"]
+
+
+# ---------------------------------------------------------------------------------------------- units
+
+
+def presets() -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for path in sorted(OVERLAYS.glob("*/root/etc/systemd/system-preset/*.preset")):
+        for line in path.read_text().splitlines():
+            if line and not line.startswith("#"):
+                verb, unit = line.split()
+                lines.append((verb, unit))
+    return lines
+
+
+def own_units() -> set[str]:
+    return {path.name for path in OVERLAYS.glob("*/root/usr/lib/systemd/system/*")}
+
+
+def test_presets_are_well_formed_and_enable_what_we_ship() -> None:
+    verbs = {verb for verb, _ in presets()}
+    units = [unit for _, unit in presets()]
+    assert verbs == {"enable", "disable"}
+    assert len(units) == len(set(units))
+    assert own_units() <= {unit for verb, unit in presets() if verb == "enable"}
+    assert {"podman.socket", "podman-auto-update.timer"} <= {unit for verb, unit in presets() if verb == "disable"}
+
+
+CLOUD_INIT_UNITS = {
+    "cloud-init.service": "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target network-online.target\n",
+    "cloud-config.service": "[Unit]\nAfter=network-online.target\n",
+    "cloud-final.service": "[Unit]\nAfter=multi-user.target cloud-config.service\n",  # Debian's and Ubuntu's order
+    "cloud-init.target": "[Unit]\nAfter=multi-user.target\nWants=cloud-init.service cloud-final.service\n",
+}
+
+
+@pytest.fixture
+def unit_tree(tmp_path: Path) -> Path:
+    """A tree with the host's units, ours, and cloud-init's in the order that Debian gives them."""
+    analyze = tool("systemd-analyze")
+    version = int(re.findall(r"systemd (\d+)", run(analyze, "--version").stdout)[0])
+    if version < 250:
+        pytest.skip("systemd-analyze verify knows no --root before 250")
+    units = tmp_path / "usr/lib/systemd/system"
+    shutil.copytree("/lib/systemd/system", units, symlinks=True)
+    for overlay in (COMMON, DEB):
+        shutil.copytree(overlay / "root", tmp_path, dirs_exist_ok=True)
+    for unit, text in CLOUD_INIT_UNITS.items():
+        service = "[Service]\nType=oneshot\nExecStart=/bin/true\n" if unit.endswith(".service") else ""
+        (units / unit).write_text(text + service)
+    for program in ("bin/true", "usr/bin/ssh-keygen"):
+        (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    for unit in ("cluster-bootstrap.service", "node-ssh-host-keys.service", "cloud-init.target"):
+        (wants / unit).symlink_to(f"/usr/lib/systemd/system/{unit}")
+    return tmp_path
+
+
+def verify_units(tree: Path, *units: str) -> str:
+    """What systemd-analyze says about units, less what concerns the host's own."""
+    output = run(tool("systemd-analyze"), "verify", "--man=no", f"--root={tree}", *units).stdout
+    ours = (*own_units(), "ordering cycle", "deleted to break")
+    return "\n".join(line for line in output.splitlines() if any(word in line for word in ours))
+
+
+def test_units_are_valid(unit_tree: Path) -> None:
+    assert verify_units(unit_tree, *sorted(own_units())) == ""
+
+
+def test_hook_may_wait_for_cloud_final_without_an_ordering_cycle(unit_tree: Path) -> None:
+    assert verify_units(unit_tree, "multi-user.target") == ""
+
+
+def test_the_cycle_is_found_if_the_hook_had_default_dependencies(unit_tree: Path) -> None:
+    unit = unit_tree / "usr/lib/systemd/system/cluster-bootstrap.service"
+    unit.write_text(unit.read_text().replace("DefaultDependencies=no\n", ""))
+    assert "ordering cycle" in verify_units(unit_tree, "multi-user.target")
+
+
+def test_hook_is_inert_without_its_file() -> None:
+    text = (COMMON / "root/usr/lib/systemd/system/cluster-bootstrap.service").read_text()
+    assert "\nConditionPathExists=/etc/cluster/cluster.env\n" in text
+    assert not list(OVERLAYS.glob("*/root/etc/cluster/**"))
+
+
+def test_cni_link_matches_no_network_card() -> None:
+    text = (COMMON / "root/etc/systemd/network/10-cni.link").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("OriginalName=")]
+    patterns = line.removeprefix("OriginalName=").split()
+
+    def matches(interface: str) -> bool:
+        return any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)
+
+    for interface in ("flannel.1", "cni0", "cali12ab", "vxlan.calico", "veth0", "lxc_health", "cilium_net", "tunl0"):
+        assert matches(interface), interface
+    for interface in ("eth0", "ens3", "enp1s0", "eno1", "ib0", "wlan0", "bond0", "br0", "team0", "lo"):
+        assert not matches(interface), interface
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+
+def test_cloud_init_settings() -> None:
+    settings: dict[str, object] = {}
+    for path in sorted(OVERLAYS.glob("*/root/etc/cloud/cloud.cfg.d/*.cfg")):
+        loaded = yaml.safe_load(path.read_text())
+        assert isinstance(loaded, dict), name(path)
+        settings.update(loaded)
+    assert settings["datasource_list"] == ["NoCloud", "OpenStack", "Ec2", "None"]
+    assert settings["ssh_pwauth"] is False
+    assert settings["preserve_hostname"] is False
+    assert settings["apt"] == {"preserve_sources_list": True}
+
+
+def test_modules_and_sysctls_agree_with_the_profile() -> None:
+    profile = yaml.safe_load((ROOT / "osprofiles/debian.yaml").read_text())
+    wanted = set(profile["releases"]["12"]["verify"]["modules"])
+    listed = (COMMON / "root/etc/modules-load.d/node.conf").read_text().splitlines()
+    assert wanted == {line for line in listed if not line.startswith("#")}
+
+
+SYSCTL_CHECK = COMMON / "scripts/40-sysctl.sh"
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({}, ""),
+        ({"etc/sysctl.conf": "# net.ipv4.ip_forward = 0\n;net.ipv4.ip_forward=0\n\nkernel.sysrq = 1\n"}, ""),
+        ({"etc/sysctl.conf": "net.ipv4.ip_forward = 1\n"}, ""),  # the same value is no conflict
+        ({"etc/sysctl.conf": "net.ipv4.ip_forward=0\n"}, "/etc/sysctl.conf sets net.ipv4.ip_forward to 0"),
+        ({"etc/sysctl.conf": " net.ipv4.ip_forward\t=\t0 \n"}, "/etc/sysctl.conf sets net.ipv4.ip_forward to 0"),
+        ({"etc/sysctl.conf": "net/ipv4/ip_forward = 0"}, "/etc/sysctl.conf sets net.ipv4.ip_forward to 0"),
+        ({"etc/sysctl.conf": "-kernel.panic = 0\r\n"}, "/etc/sysctl.conf sets kernel.panic to 0"),
+        ({"etc/sysctl.d/99-sysctl.conf": "@../sysctl.conf", "etc/sysctl.conf": "vm.panic_on_oom=2"}, "_on_oom to 2"),
+        ({"etc/sysctl.d/99-other.conf": "net.ipv4.ip_forward=0\n"}, ""),  # read before ours
+        ({"etc/sysctl.d/zz-node-site.conf": "net.ipv4.ip_forward=0\n"}, ""),  # "-" sorts before "."
+        ({"etc/sysctl.d/zzz.conf": "net.ipv4.ip_forward=0\n"}, "/etc/sysctl.d/zzz.conf sets net.ipv4.ip_forward to 0"),
+        ({"usr/lib/sysctl.d/zzz.conf": "kernel.panic=0\n"}, "/usr/lib/sysctl.d/zzz.conf sets kernel.panic to 0"),
+        ({"usr/local/lib/sysctl.d/zzz.conf": "kernel.panic=0\n"}, "kernel.panic to 0"),
+        ({"usr/lib/sysctl.d/zzz.conf": "kernel.panic=0\n", "etc/sysctl.d/zzz.conf": ""}, ""),  # masked by /etc
+        ({"usr/lib/sysctl.d/zz-node.conf": "kernel.panic=0\n"}, ""),  # masked by ours
+        ({"etc/sysctl.d/zzz.conf": "net.ipv4.conf.*.rp_filter=1\n"}, "sets net.ipv4.conf.*.rp_filter to 1"),
+        ({"etc/sysctl.d/zzz.conf": "net.ipv4.conf.eth0/1.rp_filter=1\n"}, ""),  # another key
+        ({"etc/sysctl.d/zzz.disabled": "net.ipv4.ip_forward=0\n"}, ""),
+        ({"etc/sysctl.d/zz-node.conf": ""}, "is missing or empty"),
+    ],
+)  # fmt: skip
+def test_no_file_may_override_our_sysctls(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+    target = tmp_path / "etc/sysctl.d/zz-node.conf"
+    target.parent.mkdir(parents=True)
+    shutil.copy(COMMON / "root/etc/sysctl.d/zz-node.conf", target)
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        if text.startswith("@"):
+            (tmp_path / path).symlink_to(text[1:])
+        else:
+            (tmp_path / path).write_text(text)
+    done = run("bash", SYSCTL_CHECK, tmp_path)
+    assert done.returncode == (1 if complaint else 0), done.stdout
+    assert complaint in done.stdout
+    assert str(tmp_path) not in done.stdout
+
+
+def test_time_sources_from_dhcp_reach_chrony(tmp_path: Path) -> None:
+    program = DEB / "root/usr/lib/cluster/time-sources"
+    state = tmp_path / "state"
+    target = tmp_path / "chrony"
+    file = target / "networkd.sources"
+    for text, wanted in [
+        ("OPER_STATE=routable\nNTP=10.0.0.1 time.site fd00::1\n", "10.0.0.1 time.site fd00::1"),
+        ("NTP=10.0.0.2 bad$(name)\nDNS=10.0.0.9\n", "10.0.0.2"),
+        ("OPER_STATE=off\n", ""),
+    ]:
+        state.write_text(text)
+        done = run(program, state, target)
+        assert done.returncode == 0, done.stdout
+        assert file.read_text().strip().splitlines() == [f"server {server} iburst" for server in wanted.split()]
+    state.unlink()
+    assert run(program, state, target).returncode == 0
+
+
+# ------------------------------------------------------------------------- scripts inside a small tree
+
+
+def in_sandbox(script: Path, directory: Path, at: str) -> subprocess.CompletedProcess[str]:
+    """Runs an overlay's script with one directory of the host replaced and everything else read-only."""
+    bwrap = tool("bwrap")
+    base = (bwrap, "--ro-bind", "/", "/", "--dev", "/dev")
+    if run(*base, "true").returncode != 0:
+        pytest.skip("bwrap cannot make a sandbox here")
+    return run(*base, "--bind", directory, at, "bash", script)
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    directory = tmp_path / "etc"
+    (directory / "containers/registries.conf.d").mkdir(parents=True)
+    (directory / "chrony").mkdir()
+    return directory
+
+
+def test_registries_are_emptied_twice_with_the_same_result(etc: Path) -> None:
+    containers = etc / "containers"
+    ours = COMMON / "root/etc/containers/registries.conf.d/00-node.conf"
+    shutil.copy(ours, containers / "registries.conf.d")
+    (containers / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
+    (containers / "registries.conf.d/shortnames.conf").write_text('[aliases]\n"debian" = "docker.io/library/debian"\n')
+    (containers / "policy.json").write_text("{}\n")
+    for _ in range(2):
+        done = in_sandbox(COMMON / "scripts/50-registries.sh", etc, "/etc")
+        assert done.returncode == 0, done.stdout
+        texts = {path.name: path.read_text() for path in containers.rglob("*") if path.is_file()}
+        assert set(texts) == {"registries.conf", "shortnames.conf", "00-node.conf", "policy.json"}
+        assert texts["00-node.conf"] == ours.read_text()
+        assert all(line.startswith("#") for line in texts["registries.conf"].splitlines())
+        assert "docker.io" not in "".join(texts.values())
+
+
+def test_a_registry_in_a_file_nobody_thought_of_fails_the_build(etc: Path) -> None:
+    (etc / "containers/mounts.conf").write_text("location = docker.io\n")
+    done = in_sandbox(COMMON / "scripts/50-registries.sh", etc, "/etc")
+    assert done.returncode == 1
+    assert "mounts.conf" in done.stdout
+
+
+@pytest.mark.parametrize("file", ["chrony/chrony.conf", "chrony.conf"])
+def test_public_time_pools_go(etc: Path, file: str) -> None:
+    config = etc / file
+    config.write_text("pool 2.debian.pool.ntp.org iburst\nserver 0.centos.example\nsourcedir /etc/chrony/sources.d\n")
+    for _ in range(2):
+        done = in_sandbox(COMMON / "scripts/60-chrony.sh", etc, "/etc")
+        assert done.returncode == 0, done.stdout
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("#")]
+    assert lines == ["sourcedir /etc/chrony/sources.d", "makestep 1.0 3"]
+
+
+def test_missing_chrony_is_an_error(etc: Path) -> None:
+    done = in_sandbox(COMMON / "scripts/60-chrony.sh", etc, "/etc")
+    assert done.returncode == 1
+    assert "chrony is not installed" in done.stdout
+
+
+# ------------------------------------------------------------------------------------- bootstrap hook
+
+
+def test_bootstrap_hook() -> None:
+    done = run(tool("bats"), BATS / "cluster-bootstrap.bats")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_bootstrap_hook_pulls_from_a_real_registry() -> None:
+    for program in ("podman", "docker-registry", "openssl", "curl"):
+        tool(program)
+    if os.geteuid() != 0:
+        pytest.skip("podman create needs root here")
+    done = run(tool("bats"), BATS / "cluster-bootstrap-pull.bats")
+    assert done.returncode == 0, done.stdout
+
+
+def test_hook_documents_every_key_and_exit_code() -> None:
+    hook = (COMMON / "root/usr/lib/cluster/cluster-bootstrap").read_text()
+    page = (ROOT / "docs/bootstrap-hook.md").read_text()
+    [keys] = re.findall(r"^ *(INSTALLER_IMAGE \| .*)\) ;;$", hook, re.MULTILINE)
+    for key in keys.split(" | "):
+        assert f"| `{key}` |" in page
+    for code in set(re.findall(r"\bdie (\d)", hook)):
+        assert f"\n| {code} |" in page
