@@ -40,11 +40,13 @@ class Completed:
         argv: what was run.
         returncode: its exit status; negative for a signal.
         stdout: what it printed, if that was captured, else empty.
+        tail: the last lines that went to the log.
     """
 
     argv: tuple[str, ...]
     returncode: int
     stdout: str
+    tail: tuple[str, ...] = ()
 
 
 def clean_environment(extra: Mapping[str, str] | None = None, *, network: bool = False) -> dict[str, str]:
@@ -110,7 +112,7 @@ def run(
         status = child.wait()
     if check and status != 0:
         raise _failure(words, status, tail, what)
-    return Completed(words, status, stdout)
+    return Completed(words, status, stdout, tuple(tail))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,175 @@
+"""Boot: initramfs, GRUB's configuration, the EFI system partition's files and the BIOS core image.
+
+Boot loaders are files (decision D6): the distribution's own signed shim and GRUB are copied, never installed by a program
+that would ask the build machine for its disks. The configuration written here is replaced by the distribution's own
+generator at the first kernel update inside a node; ``/etc/default/grub.d`` gives that the same arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from pipeline.core import namespace
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import PipelineError
+from pipeline.image import tree
+from pipeline.profile import Boot
+
+TEMPLATES = Path(__file__).parent / "templates"
+GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows it
+BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search_fs_uuid", "configfile", "normal")
+# Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
+NOT_IN_INITRAMFS = (
+    "etc/apt", "etc/chrony", "etc/cloud", "etc/cluster", "etc/containers", "etc/default/grub.d", "etc/dpkg", "etc/hosts",
+    "etc/issue", "etc/motd", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d", "etc/systemd/journald.conf.d",
+    "etc/systemd/system", "etc/systemd/system-preset", "usr/lib/cluster", "usr/lib/systemd/system", "usr/local",
+    "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd", "var/log",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The names that disks and file systems of one image carry.
+
+    Attributes:
+        root: UUID of the root file system.
+        esp: volume id of the EFI system partition, as ``blkid`` prints it (``1234-ABCD``).
+    """
+
+    root: str
+    esp: str
+
+
+def kernels(root: Path) -> tuple[str, ...]:
+    """Return the versions of the kernels in a tree, the newest first.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    found = [file.name.removeprefix("vmlinuz-") for file in (root / "boot").glob("vmlinuz-*")]
+    if not found:
+        raise PipelineError("the tree has no kernel", hint="name a kernel package in the profile")
+    return tuple(sorted(found, key=_version_key, reverse=True))
+
+
+def _version_key(version: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.-]", version)]
+
+
+def initramfs_inputs(overlay_delta: Path) -> str:
+    """Return the sha256 of what overlays changed, as far as an initramfs could hold it."""
+    return tree.digest(overlay_delta, ignore=_is_outside_initramfs)
+
+
+def _is_outside_initramfs(path: str) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in NOT_IN_INITRAMFS)
+
+
+def make_initramfs(root: Path, epoch: int) -> None:
+    """Make the initramfs of every kernel of a mounted tree with the tree's own generator.
+
+    Raises:
+        ToolError: the generator failed.
+    """
+    env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": "/tmp"}  # noqa: S108  inside the sandbox
+    # The root file system's type decides which fsck goes in; its UUID does not matter here.
+    (root / "etc/fstab").write_text("UUID=00000000-0000-0000-0000-000000000000 / ext4 defaults 0 1\n")
+    for version in kernels(root):
+        namespace.in_tree(root, ["update-initramfs", "-c", "-k", version], env=env, what="making the initramfs")
+    (root / "etc/fstab").unlink()
+
+
+def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
+    """Write everything a firmware and GRUB need into a mounted tree.
+
+    Args:
+        root: the tree.
+        arch: its architecture.
+        boot: how it boots.
+        title: name of the menu entry.
+        identity: of its file systems.
+
+    Raises:
+        PipelineError: the tree lacks a boot loader file.
+        ToolError: GRUB's image could not be made.
+    """
+    (root / "etc/fstab").write_text(_template("fstab.j2", identity=identity))
+    _write_grub_config(root, arch, boot, title, identity)
+    _fill_esp(root, arch, boot, identity)
+    if arch.has_bios:
+        _make_bios_core(root, boot, identity)
+
+
+def _template(name: str, **variables: object) -> str:
+    environment = jinja2.Environment(  # noqa: S701  configuration files, not HTML
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name).render(variables)
+
+
+def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
+    directory = root / boot.grub_directory
+    directory.mkdir(exist_ok=True)
+    arguments = ["ro", *boot.kernel_arguments, "console=tty0", f"console={arch.serial},115200"]
+    config = _template(
+        "grub.cfg.j2",
+        kernels=kernels(root),
+        title=title,
+        identity=identity,
+        arguments=arguments,
+        has_serial=arch.has_bios,  # elsewhere the firmware's console is the serial one already
+    )
+    (directory / "grub.cfg").write_text(config)
+    block = b"# GRUB Environment Block\n"
+    (directory / "grubenv").write_bytes(block.ljust(GRUBENV_SIZE, b"#"))
+
+
+def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) -> None:
+    """Put signed shim and GRUB into the vendor's directory and the fallback path of the EFI system partition."""
+    suffix = arch.efi
+    files = {
+        f"shim{suffix}.efi": _find(root, f"usr/lib/shim/shim{suffix}.efi.signed"),
+        f"mm{suffix}.efi": _find(root, f"usr/lib/shim/mm{suffix}.efi.signed"),
+        f"grub{suffix}.efi": _find(root, f"usr/lib/grub/{arch.grub_efi}-signed/grub{suffix}.efi.signed"),
+    }
+    vendor, fallback = root / "boot/efi/EFI" / boot.efi_vendor, root / "boot/efi/EFI/BOOT"
+    for directory in (vendor, fallback):
+        directory.mkdir(parents=True)
+        for name, source in files.items():
+            is_first = directory is fallback and name.startswith("shim")
+            shutil.copyfile(source, directory / (f"BOOT{suffix.upper()}.EFI" if is_first else name))
+    # The signed GRUB looks into the vendor's directory, wherever it was started from.
+    (vendor / "grub.cfg").write_text(_template("esp-grub.cfg.j2", identity=identity, directory=boot.grub_directory))
+
+
+def _find(root: Path, path: str) -> Path:
+    found = tree.inside(root, path)
+    if not found.is_file():
+        raise PipelineError(f"the tree has no {path}", hint="name the packages of the signed boot loaders in the profile")
+    return found
+
+
+def _make_bios_core(root: Path, boot: Boot, identity: Identity) -> None:
+    """Make GRUB's core image for BIOS with the tree's own GRUB, and keep the modules it was made of beside it."""
+    modules = tree.inside(root, "usr/lib/grub/i386-pc")
+    target = root / boot.grub_directory / "i386-pc"
+    if not modules.is_dir():
+        raise PipelineError("the tree has no GRUB modules for BIOS", hint="name grub-pc-bin in the profile")
+    # Copies, not links: modules of a later package would not fit the core image that is on the disk.
+    shutil.copytree(modules, target, ignore=shutil.ignore_patterns("*.img", "*.image"))
+    shutil.copyfile(modules / "boot.img", target / "boot.img")
+    early = root / "var/tmp/early.cfg"  # noqa: S108  inside the tree
+    early.write_text(_template("esp-grub.cfg.j2", identity=identity, directory=boot.grub_directory))
+    words = ["grub-mkimage", "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
+    words += [f"--prefix=/{boot.grub_directory}", f"--output=/{boot.grub_directory}/i386-pc/core.img", *BIOS_MODULES]
+    namespace.in_tree(root, words, what="making GRUB's core image")
+    early.unlink()

@@ -1,0 +1,237 @@
+"""One image, from plan to published directory: a flat list of steps (see DESIGN, data flow)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import namespace, progress
+from pipeline.core.cache import Cache, Entry, cache_root
+from pipeline.core.errors import StorageError
+from pipeline.core.progress import StepTime
+from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
+from pipeline.image.bases import deb
+from pipeline.image.plan import Plan, check, code_digest
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True)
+class Built:
+    """The outcome of a build.
+
+    Attributes:
+        directory: where the image and everything about it is.
+        image: the qcow2.
+        size: its size in bytes.
+        times: how long each step took; empty if the image was up to date.
+    """
+
+    directory: Path
+    image: Path
+    size: int
+    times: tuple[StepTime, ...]
+
+
+def build(plan: Plan, build_dir: Path, *, refresh: bool = False) -> Built:
+    """Build an image, unless what is there was built from the same plan.
+
+    Args:
+        plan: from :func:`pipeline.image.plan.resolve`.
+        build_dir: directory that holds all images.
+        refresh: ask the package sources again, even if nothing else has changed.
+
+    Raises:
+        PipelineError: with the cause and the next action; nothing half written is left.
+    """
+    directory = build_dir / plan.name
+    with _only_one(build_dir, plan.name):
+        if not refresh and (existing := up_to_date(plan, directory)):
+            return existing
+        log = build_dir / "logs" / f"{plan.name}.log"
+        times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh))
+    image = directory / f"{plan.name}.qcow2"
+    return Built(directory, image, image.stat().st_size, times)
+
+
+def up_to_date(plan: Plan, directory: Path) -> Built | None:
+    """Return what is there if it was built from this plan, else None."""
+    image = directory / f"{plan.name}.qcow2"
+    try:
+        known = json.loads((directory / "manifest.json").read_text())
+        if known["key"] == plan.key and known["image"]["size"] == image.stat().st_size:
+            return Built(directory, image, known["image"]["size"], ())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whatever is there, it is not an image of ours
+    return None
+
+
+@contextlib.contextmanager
+def _only_one(build_dir: Path, name: str) -> Iterator[None]:
+    """Hold the lock of an image's directory; it is released when the process ends, however it ends."""
+    locks = build_dir / "logs"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        stream = (locks / f"{name}.lock").open("a")
+    except OSError as error:
+        raise StorageError(f"cannot write to {build_dir}: {error}", hint="make it writable for this user") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.note(f"another build of {name} is running; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[StepTime, ...]:
+    with progress.session(log) as session, Cache(cache_root()) as cache, cache.workspace() as workspace:
+        progress.log(json.dumps(plan.inputs, indent=1))
+        with progress.step("base"):
+            base = _base(plan, cache, workspace, build_dir, refresh=refresh)
+        epoch = json.loads((base.path / "origin.json").read_text())["epoch"]
+        with progress.step("overlay"):
+            overlays = _overlays(plan, cache, workspace, base, epoch)
+        with progress.step("boot"):
+            initramfs = _initramfs(plan, cache, workspace, base, overlays, epoch)
+        layout = disk.plan_layout(plan.release.disk, plan.arch, plan.key)
+        stack = [initramfs.path / "delta", overlays.path / "delta", base.path / "tree"]
+        with layers.writable(stack, workspace / "final", workspace) as root:
+            with progress.step("boot loader"):
+                boot.install(root, plan.arch, plan.release.boot, plan.title, layout.identity)
+            kernels = boot.kernels(root)
+            with progress.step("seal"):
+                seal.seal(root, epoch, workspace / "final/delta")
+            with progress.step("disk"):
+                raw = disk.write_raw(
+                    root, plan.release.disk, layout, epoch, workspace, plan.release.boot.grub_directory
+                )
+            with _staging(build_dir, plan.name) as staging:
+                image = staging / f"{plan.name}.qcow2"
+                with progress.step("compress"):
+                    disk.convert(raw, image)
+                with progress.step("manifest"):
+                    keys = {entry.kind: entry.key for entry in (base, overlays, initramfs)} | {"image": plan.key}
+                    manifest.write(
+                        staging, plan, root, image, _packages(base), kernels=kernels, epoch=epoch, keys=keys,
+                        identifiers={"disk": layout.uuid, "root": layout.identity.root, "esp": layout.identity.esp},
+                    )  # fmt: skip
+                with progress.step("publish"):
+                    _publish(staging, build_dir / plan.name)
+        return session.times
+
+
+def _base(plan: Plan, cache: Cache, workspace: Path, build_dir: Path, *, refresh: bool) -> Entry:
+    has_base = not refresh and any(entry.kind == "base" and entry.inputs == plan.base_inputs for entry in cache.entries())
+    check(plan, cache_root=cache_root(), build_dir=build_dir, has_base=has_base)
+
+    def make(target: Path) -> None:
+        scratch = workspace / "base"
+        scratch.mkdir()
+        deb.make(
+            plan.release.base, plan.arch, plan.packages, plan.sources, target,
+            workspace=scratch, package_cache=cache_root() / "packages" / "deb",
+        )  # fmt: skip
+        origin = json.loads((target / "origin.json").read_text())
+        origin["epoch"] = plan.epoch if plan.epoch is not None else origin["epoch"]
+        tree.clamp_times(target / "tree", origin["epoch"])
+        origin["digest"] = tree.digest(target / "tree")
+        (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+
+    return _remarked(cache.obtain("base", plan.base_inputs, make, fresh=refresh))
+
+
+def _remarked(entry: Entry) -> Entry:
+    if entry.hit:
+        progress.remark("cached")
+    return entry
+
+
+def _base_digest(base: Entry) -> str:
+    digest: str = json.loads((base.path / "origin.json").read_text())["digest"]
+    return digest
+
+
+def _packages(base: Entry) -> list[deb.Package]:
+    return [deb.Package.model_validate(row) for row in json.loads((base.path / "packages.json").read_text())]
+
+
+def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int) -> Entry:
+    names = {
+        "os": plan.os,
+        "release": plan.release_name,
+        "codename": plan.release.codename,
+        "arch": plan.arch.value,
+        "family": plan.family,
+    }
+    variables = overlay.variables_of(names, plan.arch.serial, plan.release.boot.kernel_arguments)
+    inputs = {
+        "base": _base_digest(base),
+        "overlays": {entry.name: entry.digest for entry in plan.overlays},
+        "variables": variables,
+        "epoch": epoch,
+        "code": code_digest("overlay.py", "layers.py", "tree.py"),
+    }
+
+    def make(target: Path) -> None:
+        with layers.writable([base.path / "tree"], target, workspace) as root:
+            for entry in plan.overlays:
+                environment = overlay.environment_of(names) | {"SOURCE_DATE_EPOCH": str(epoch)}
+                overlay.apply(root, entry.path, variables, environment)
+        tree.clamp_times(target / "delta", epoch)
+
+    return _remarked(cache.obtain("overlay", inputs, make))
+
+
+def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays: Entry, epoch: int) -> Entry:
+    inputs = {
+        "base": _base_digest(base),
+        "overlays": boot.initramfs_inputs(overlays.path / "delta"),
+        "epoch": epoch,
+        "code": code_digest("boot.py", "layers.py"),
+    }
+
+    def make(target: Path) -> None:
+        with layers.writable([overlays.path / "delta", base.path / "tree"], target, workspace) as root:
+            boot.make_initramfs(root, epoch)
+        tree.clamp_times(target / "delta", epoch)
+
+    return _remarked(cache.obtain("initramfs", inputs, make))
+
+
+@contextlib.contextmanager
+def _staging(build_dir: Path, name: str) -> Iterator[Path]:
+    """Make a directory beside the published one; what killed builds left there is removed first."""
+    for left in build_dir.glob(f".{name}.*"):
+        shutil.rmtree(left)
+    staging = build_dir / f".{name}.{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Put a finished directory in place at once: a reader sees the old image or the new one, whole (rename(2))."""
+    for file in staging.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if not target.exists():
+        staging.rename(target)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(AT_FDCWD, os.fsencode(staging), AT_FDCWD, os.fsencode(target), RENAME_EXCHANGE) != 0:
+        raise StorageError(
+            f"cannot replace {target}: {os.strerror(ctypes.get_errno())}",
+            hint="the build directory must be on a file system with RENAME_EXCHANGE (ext4, xfs, btrfs, tmpfs)",
+        )

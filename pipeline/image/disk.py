@@ -1,0 +1,213 @@
+"""Disk: a sealed tree becomes a raw disk and then a qcow2, without mounting anything (decision D1).
+
+Everything is written into a sparse file by tools that take an offset; identifiers derive from the plan's key, so the same
+tree gives the same bytes (decision D7). Sources: sfdisk(8), mke2fs(8), mke2fs.conf(5), mkfs.vfat(8), mtools(1), qemu-img(1);
+for the partition types the Discoverable Partitions Specification; for GRUB's boot sectors ``include/grub/i386/pc/boot.h``
+and ``util/setup.c`` of GRUB 2.06.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import process
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import InputError
+from pipeline.image import tree
+from pipeline.image.boot import Identity
+from pipeline.profile import Disk
+
+SECTOR = 512
+MIB = 1024**2
+ALIGNMENT = MIB
+BIOS_SIZE = MIB
+NAMESPACE = uuid.UUID("6f1d5e0c-2f0b-4b9e-9a57-6f8f0c1f7c11")  # ours; any constant will do
+
+TYPE_BIOS = "21686148-6449-6E6F-744E-656564454649"
+TYPE_ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+TYPE_ROOT = {
+    Architecture.AMD64: "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
+    Architecture.ARM64: "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",
+}
+
+# GRUB's boot sector: where it says which sector holds the core image, and the check of the drive number that setup
+# replaces for hard disks, as some BIOSes pass a wrong one.
+BOOT_KERNEL_SECTOR = 0x5C
+BOOT_DRIVE_CHECK = 0x66
+BOOT_CODE_SIZE = 440
+# The first sector of the core image ends in a list of (first sector, length, segment) of the rest.
+CORE_BLOCKLIST = 0x1F4
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition.
+
+    Attributes:
+        name: its GPT name.
+        type: its GPT type.
+        uuid: its GPT identifier.
+        start: first byte.
+        size: length in bytes.
+    """
+
+    name: str
+    type: str
+    uuid: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything on a disk is.
+
+    Attributes:
+        uuid: the disk's GPT identifier.
+        size: its size in bytes.
+        identity: names of its file systems.
+        hash_seed: seed of ext4's directory hashes.
+        partitions: in the order of the disk; the root file system is the last, so that it can grow.
+    """
+
+    uuid: str
+    size: int
+    identity: Identity
+    hash_seed: str
+    partitions: tuple[Partition, ...]
+
+    def partition(self, name: str) -> Partition:
+        """Return the partition called ``bios``, ``esp`` or ``root``."""
+        return next(partition for partition in self.partitions if partition.name == name)
+
+
+def plan_layout(disk: Disk, arch: Architecture, key: str) -> Layout:
+    """Lay out a disk.
+
+    Args:
+        disk: sizes, from the profile.
+        arch: decides whether there is a BIOS boot partition.
+        key: the plan's key; every identifier derives from it.
+
+    Raises:
+        InputError: the disk is too small for its partitions.
+    """
+
+    def name_uuid(what: str) -> str:
+        return str(uuid.uuid5(NAMESPACE, f"{key} {what}"))
+
+    sizes = {"bios": (TYPE_BIOS, BIOS_SIZE)} if arch.has_bios else {}
+    sizes["esp"] = (TYPE_ESP, disk.esp_size)
+    used = ALIGNMENT + sum(size for _, size in sizes.values())
+    sizes["root"] = (TYPE_ROOT[arch], disk.size - used - ALIGNMENT)  # the backup table needs room at the end
+    if sizes["root"][1] < 256 * MIB:
+        raise InputError(
+            f"a disk of {disk.size // MIB} MiB leaves no room for the root file system", hint="raise disk.size in the profile"
+        )
+    partitions, start = [], ALIGNMENT
+    for name, (kind, size) in sizes.items():
+        partitions.append(Partition(name, kind, name_uuid(name), start, size))
+        start += size
+    volume = uuid.uuid5(NAMESPACE, f"{key} esp file system").hex[:8].upper()
+    identity = Identity(root=name_uuid("root file system"), esp=f"{volume[:4]}-{volume[4:]}")
+    return Layout(name_uuid("disk"), disk.size, identity, name_uuid("hash seed"), tuple(partitions))
+
+
+def write_raw(root: Path, disk: Disk, layout: Layout, epoch: int, workspace: Path, grub_directory: str) -> Path:
+    """Write a sealed tree onto a raw disk.
+
+    Args:
+        root: the tree; the files below ``boot/efi`` are moved out of it, into the EFI system partition.
+        disk: features of its file system.
+        layout: where everything goes.
+        epoch: time of creation, in seconds since 1970.
+        workspace: directory for the disk and other intermediate files.
+        grub_directory: where in the tree GRUB's BIOS images are.
+
+    Returns:
+        The sparse raw disk.
+
+    Raises:
+        ToolError: a tool failed.
+        StorageError: the disk of the build machine is full.
+    """
+    raw = workspace / "disk.raw"
+    with raw.open("wb") as stream:
+        stream.truncate(layout.size)
+    _write_table(raw, layout)
+    _write_esp(raw, root / "boot/efi", layout, epoch)
+    tree.remove_below(root / "boot/efi")
+    os.utime(root / "boot/efi", (epoch, epoch))
+    if any(partition.name == "bios" for partition in layout.partitions):
+        _write_bios(raw, root / grub_directory / "i386-pc", layout.partition("bios"))
+    _write_root(raw, root, disk, layout, epoch, workspace)
+    return raw
+
+
+def _write_table(raw: Path, layout: Layout) -> None:
+    lines = ["label: gpt", f"label-id: {layout.uuid}", "unit: sectors", "sector-size: 512"]
+    for part in layout.partitions:
+        lines.append(
+            f"start={part.start // SECTOR}, size={part.size // SECTOR}, type={part.type}, uuid={part.uuid}, name={part.name}"
+        )
+    words = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(raw)]
+    process.run(words, stdin="\n".join(lines) + "\n", what="partitioning the disk")
+
+
+def _write_esp(raw: Path, files: Path, layout: Layout, epoch: int) -> None:
+    esp = layout.partition("esp")
+    volume = layout.identity.esp.replace("-", "")
+    words: list[process.Argument] = ["mkfs.vfat", "-F", "32", "-S", str(SECTOR), "-s", "1", "-n", "ESP", "-i", volume]
+    words += ["--invariant", f"--offset={esp.start // SECTOR}", raw, str(esp.size // 1024)]
+    process.run(words, what="making the EFI system partition")
+    for path, _ in tree.walk(files):
+        os.utime(files / path, (epoch, epoch))
+    image = f"{raw}@@{esp.start}"
+    # -m keeps the files' times; the names of directories would else carry the time of the build
+    words = ["mcopy", "-i", image, "-s", "-p", "-m", "-Q", *sorted(files.iterdir()), "::"]
+    process.run(words, env={"SOURCE_DATE_EPOCH": str(epoch)}, what="filling the EFI system partition")
+
+
+def _write_bios(raw: Path, images: Path, bios: Partition) -> None:
+    """Do what ``grub-bios-setup`` does, on a file: boot sector, core image, and where each finds the next."""
+    first = bios.start // SECTOR
+    boot = bytearray((images / "boot.img").read_bytes())
+    core = bytearray((images / "core.img").read_bytes())
+    if len(core) > bios.size:
+        raise InputError(f"GRUB's core image has {len(core)} bytes; the BIOS boot partition only {bios.size}")
+    struct.pack_into("<Q", boot, BOOT_KERNEL_SECTOR, first)
+    boot[BOOT_DRIVE_CHECK : BOOT_DRIVE_CHECK + 2] = b"\x90\x90"
+    struct.pack_into("<Q", core, CORE_BLOCKLIST, first + 1)
+    with raw.open("r+b") as stream:
+        stream.write(boot[:BOOT_CODE_SIZE])
+        stream.seek(bios.start)
+        stream.write(core)
+
+
+def _write_root(raw: Path, root: Path, disk: Disk, layout: Layout, epoch: int, workspace: Path) -> None:
+    """Make the root file system with nothing but what the profile says: the build machine's mke2fs.conf is not read."""
+    part = layout.partition("root")
+    config = workspace / "mke2fs.conf"
+    config.write_text("[defaults]\nblocksize = 4096\ninode_size = 256\ninode_ratio = 16384\nreserved_ratio = 1.0\n")
+    extended = f"offset={part.start},hash_seed={layout.hash_seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    words: list[process.Argument] = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, "-L", "root"]
+    words += ["-U", layout.identity.root, "-O", ",".join(["none", *disk.ext4_features]), "-E", extended]
+    words += [raw, f"{part.size // 1024}k"]
+    env = {"MKE2FS_CONFIG": str(config), "SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
+    process.run(words, env=env, what="making the root file system")
+
+
+def convert(raw: Path, target: Path) -> None:
+    """Convert a raw disk to a compressed qcow2 (QEMU 5.1 or later reads its zstd clusters).
+
+    Raises:
+        ToolError: qemu-img failed.
+        StorageError: the build machine's disk is full.
+    """
+    options = "compression_type=zstd,cluster_size=65536"
+    words = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-m", "2", "-o", options, raw, target]
+    process.run(words, what="compressing the image")

@@ -1,0 +1,171 @@
+"""The manifest: what is in an image, where it came from and what it weighs.
+
+``manifest.json`` is for programs and people, ``packages.json`` lists packages, ``sbom.cdx.json`` is a CycloneDX bill of
+materials, ``SHA256SUMS`` covers every file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.core import process
+from pipeline.image import tree
+from pipeline.image.bases.deb import Package
+from pipeline.image.plan import Plan
+
+LARGEST = 10
+TOOLS = {
+    "mmdebstrap": ["mmdebstrap", "--version"],
+    "mke2fs": ["mke2fs", "-V"],
+    "qemu-img": ["qemu-img", "--version"],
+    "sfdisk": ["sfdisk", "--version"],
+}
+
+
+def write(
+    target: Path,
+    plan: Plan,
+    root: Path,
+    image: Path,
+    packages: Sequence[Package],
+    *,
+    kernels: Sequence[str],
+    epoch: int,
+    keys: Mapping[str, str],
+    identifiers: Mapping[str, str],
+) -> None:
+    """Write an image's manifest and what belongs to it.
+
+    Args:
+        target: directory that holds the image.
+        plan: what was built.
+        root: the sealed tree.
+        image: the finished qcow2.
+        packages: installed packages.
+        kernels: versions of the kernels, the newest first.
+        epoch: time of the newest input, in seconds since 1970.
+        keys: key of every step.
+        identifiers: UUIDs of the disk.
+    """
+    sizes = {path: status.st_blocks * 512 for path, status in tree.walk(root)}
+    per_package = _package_sizes(root, packages, sizes)
+    manifest = {
+        "schema": 1,
+        "name": plan.name,
+        "os": plan.os,
+        "title": plan.title,
+        "family": plan.family,
+        "release": plan.release_name,
+        "codename": plan.release.codename,
+        "arch": plan.arch.value,
+        "key": plan.key,
+        "created": _iso(int(datetime.datetime.now(datetime.UTC).timestamp())),
+        "epoch": epoch,
+        "image": {
+            "file": image.name,
+            "size": image.stat().st_size,
+            "virtual_size": plan.release.disk.size,
+            "sha256": tree.file_sha256(image),
+        },
+        "kernels": list(kernels),
+        "identifiers": dict(identifiers),
+        "steps": dict(keys),
+        "expectations": plan.release.verify.model_dump(mode="json"),
+        "tree": {"size": sum(sizes.values()), "directories": _directory_sizes(sizes)},
+        "largest_packages": dict(sorted(per_package.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]),
+        "provenance": _provenance(plan),
+    }
+    _write_json(target / "manifest.json", manifest)
+    _write_json(target / "plan.json", plan.inputs)
+    rows = [package.model_dump() | {"size": per_package[package.name]} for package in packages]
+    _write_json(target / "packages.json", rows)
+    (target / "sbom.cdx.json").write_text(_sbom(plan, packages, epoch))
+    _write_checksums(target)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _iso(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _package_sizes(root: Path, packages: Sequence[Package], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes each package really takes in the tree: what was left out at install time does not count."""
+    info = root / "var/lib/dpkg/info"
+    found = {}
+    for package in packages:
+        listing = info / f"{package.name}.list"
+        if not listing.exists():  # packages that may be installed for several architectures
+            listing = info / f"{package.name}:{package.architecture}.list"
+        paths = (_merged(line.lstrip("/")) for line in listing.read_text().splitlines())
+        found[package.name] = sum(sizes.get(path, 0) for path in paths if not (root / path).is_dir())
+    return found
+
+
+def _merged(path: str) -> str:
+    """Return the real path of a file that its package puts below /bin, /lib or /sbin (merged /usr)."""
+    return f"usr/{path}" if path.split("/")[0] in {"bin", "lib", "lib64", "sbin"} else path
+
+
+def _directory_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return bytes per directory, two levels deep, the largest first."""
+    totals: Counter[str] = Counter()
+    for path, size in sizes.items():
+        totals["/".join(path.split("/")[:2])] += size
+    return {path: size for path, size in totals.most_common() if size >= 1024**2}
+
+
+def _provenance(plan: Plan) -> dict[str, object]:
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
+    tools = {name: _first_line(words) for name, words in TOOLS.items()}
+    return {"revision": revision or "unknown", "sources": [source.model_dump() for source in plan.sources], "tools": tools}
+
+
+def _first_line(words: list[str]) -> str:
+    completed = process.run(words, capture=True, check=False)  # some print their version as an error
+    return next(iter([*completed.stdout.splitlines(), *completed.tail]), "").strip()
+
+
+def _sbom(plan: Plan, packages: Sequence[Package], epoch: int) -> str:
+    """Return a CycloneDX 1.5 bill of materials with one component for each package."""
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot5
+    from packageurl import PackageURL
+
+    subject = Component(type=ComponentType.OPERATING_SYSTEM, name=plan.name, version=plan.release_name, bom_ref=plan.name)
+    bom = Bom(serial_number=uuid.UUID(plan.key[:32]))
+    bom.metadata.component = subject
+    bom.metadata.timestamp = datetime.datetime.fromtimestamp(epoch, datetime.UTC)
+    for package in packages:
+        qualifiers = {"arch": package.architecture, "distro": f"{plan.os}-{plan.release_name}"}
+        url = PackageURL("deb", plan.os, package.name, package.version, qualifiers)
+        bom.components.add(
+            Component(
+                type=ComponentType.LIBRARY,
+                name=package.name,
+                version=package.version,
+                purl=url,
+                bom_ref=url.to_string(),
+                publisher=package.maintainer,
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
+            )
+        )
+    bom.register_dependency(subject, bom.components)
+    return JsonV1Dot5(bom).output_as_string(indent=1) + "\n"
+
+
+def _write_checksums(target: Path) -> None:
+    files = sorted(file for file in target.iterdir() if file.is_file() and file.name != "SHA256SUMS")
+    lines = [f"{tree.file_sha256(file)}  {file.name}\n" for file in files]
+    (target / "SHA256SUMS").write_text("".join(lines))

@@ -1,0 +1,244 @@
+"""The plan: every input of an image resolved, every check that can fail early made, nothing written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.core import cache, namespace, process, progress
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import DependencyError, InputError, StorageError
+from pipeline.image import tree
+from pipeline.image.bases import deb
+from pipeline.profile import Release
+
+CODE = Path(__file__).parent
+OVERLAY_NAME = re.compile(r"^\d\d-[a-z0-9-]+\.sh$")
+TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+# Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.
+SPACE_COLD = 3 * 1024**3
+SPACE_WARM = 3 * 1024**3 // 2
+
+
+class OverlayInput(BaseModel):
+    """A named change to the tree.
+
+    Attributes:
+        name: its directory below ``overlays/``.
+        digest: sha256 over its files, modes and scripts.
+        path: where it is.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    path: Path
+
+
+class Plan(BaseModel):
+    """Everything that decides what an image is.
+
+    Attributes:
+        os: the profile's name.
+        title: what people call the operating system.
+        family: its package system.
+        release_name: the release's name in the profile.
+        release: the release itself.
+        arch: the architecture.
+        sources: where packages come from.
+        overlays: what changes the tree, in order.
+        epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date of
+            the newest package index.
+        code: sha256 of the code that carries the plan out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    os: str
+    title: str
+    family: str
+    release_name: str
+    release: Release
+    arch: Architecture
+    sources: tuple[deb.Source, ...]
+    overlays: tuple[OverlayInput, ...]
+    epoch: int | None
+    code: str
+
+    @property
+    def name(self) -> str:
+        """Name of the image and of its directory."""
+        return f"{self.os}-{self.release_name}-{self.arch}"
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Every package that is asked for."""
+        return tuple(sorted({*self.release.packages, *self.release.arch[self.arch].packages}))
+
+    @property
+    def inputs(self) -> dict[str, cache.Json]:
+        """Everything that decides what the image is, as JSON; not where its inputs happen to lie."""
+        inputs: dict[str, cache.Json] = self.model_dump(mode="json", exclude={"overlays": {"__all__": {"path"}}})
+        return inputs
+
+    @property
+    def key(self) -> str:
+        """sha256 over everything that decides what the image is."""
+        return cache.key_of("image", self.inputs)
+
+    @property
+    def base_inputs(self) -> dict[str, cache.Json]:
+        """The part that decides what the base tree is."""
+        return {
+            "arch": self.arch.value,
+            "base": self.release.base.model_dump(mode="json"),
+            "packages": list(self.packages),
+            "sources": [source.model_dump() for source in self.sources],
+            "epoch": self.epoch,
+            "code": code_digest("bases/deb.py", "bases/deb"),
+        }
+
+
+def code_digest(*names: str) -> str:
+    """Return the sha256 of files and directories of this room: what made a cached step is one of its inputs."""
+    total = hashlib.sha256()
+    for name in names:
+        path = CODE / name
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                total.update(f"{file.relative_to(CODE)} {tree.file_sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def resolve(
+    os_name: str, title: str, family: str, release_name: str, release: Release, arch: Architecture, *,
+    overlays: Path, mirror: str | None = None,
+) -> Plan:  # fmt: skip
+    """Resolve a plan.
+
+    Args:
+        os_name: the profile's name.
+        title: what people call it.
+        family: its package system.
+        release_name: the release's name.
+        release: the release.
+        arch: the architecture.
+        overlays: the directory that holds all overlays.
+        mirror: archive in place of this machine's apt sources.
+
+    Raises:
+        InputError: an overlay is missing or wrong, or SOURCE_DATE_EPOCH is not a number.
+        DependencyError: the package sources are not known.
+    """
+    return Plan(
+        os=os_name,
+        title=title,
+        family=family,
+        release_name=release_name,
+        release=release,
+        arch=arch,
+        sources=deb.resolve_sources(release.base, mirror),
+        overlays=tuple(_overlay(overlays, name) for name in release.overlays),
+        epoch=_epoch(),
+        code=code_digest("."),
+    )
+
+
+def _overlay(overlays: Path, name: str) -> OverlayInput:
+    path = overlays / name
+    if not path.is_dir():
+        known = sorted(entry.name for entry in overlays.iterdir() if entry.is_dir()) if overlays.is_dir() else []
+        raise InputError(
+            f"the profile names the overlay {name!r}, but there is no directory {path}",
+            hint=f"make it, or use one of: {', '.join(known) or 'none is there'}",
+        )
+    for script in sorted((path / "scripts").glob("*")):
+        if not OVERLAY_NAME.match(script.name) or not os.access(script, os.X_OK):
+            raise InputError(
+                f"{script} is not an executable file called NN-name.sh",
+                hint="rename it (two digits give the order), and 'chmod +x' it",
+            )
+    return OverlayInput(name=name, digest=tree.digest(path, ignore=_is_no_input), path=path)
+
+
+def _is_no_input(path: str) -> bool:
+    return path.split("/")[0] not in {"root", "scripts"}
+
+
+def _epoch() -> int | None:
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise InputError(
+            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
+            hint="unset it, or use for example: SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        )
+    return int(text)
+
+
+def check(plan: Plan, *, cache_root: Path, build_dir: Path, has_base: bool) -> None:
+    """Make every check that can fail before work begins.
+
+    Args:
+        plan: the plan.
+        cache_root: directory of the cache.
+        build_dir: directory of the images.
+        has_base: whether the base tree is cached, so that nothing needs to be downloaded.
+
+    Raises:
+        DependencyError: a tool, a kernel feature or a privilege is missing.
+        StorageError: there is not enough space.
+        NetworkError: a package source cannot be reached.
+    """
+    for tool in TOOLS:
+        process.require(tool, hint="run ./invoke once: it installs what is missing")
+    namespace.check_available()
+    check_runnable(plan.arch)
+    _check_space(cache_root, SPACE_WARM if has_base else SPACE_COLD)
+    _check_space(build_dir, SPACE_WARM // 3)
+    if not has_base:
+        with progress.step("check package sources"):
+            deb.check(plan.release.base, plan.sources)
+
+
+def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:
+    """Check that programs of an architecture run here, natively or emulated (decision D5).
+
+    Raises:
+        DependencyError: no emulator is registered, or one that is looked up inside the tree (no F flag); the hint is the
+            one command that mends it.
+    """
+    if arch is Architecture.host():
+        return
+    entry = binfmt / f"qemu-{arch.qemu}"
+    mend = (
+        f"as root, run: mountpoint -q {BINFMT} || mount -t binfmt_misc binfmt_misc {BINFMT}; "
+        f"update-binfmts --enable qemu-{arch.qemu} || systemctl restart systemd-binfmt"
+    )
+    if not entry.exists():
+        raise DependencyError(f"programs for {arch} do not run on this machine: {entry} is missing", hint=mend)
+    flags = re.search(r"^flags: (\w*)$", entry.read_text(), re.MULTILINE)
+    if "disabled" in entry.read_text() or flags is None or "F" not in flags[1]:
+        raise DependencyError(
+            f"the emulator for {arch} is disabled or registered without the flag F ({entry})",
+            hint=f"install qemu-user-static, which registers it with the flag; then {mend}",
+        )
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    existing = next(parent for parent in [directory, *directory.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StorageError(
+            f"{directory} has {free / 1e9:.1f} GB free; a build needs {needed / 1e9:.1f} GB",
+            hint="free some space ('./invoke clean --cache' empties the cache), or set XDG_CACHE_HOME to a larger disk",
+        )
