@@ -101,6 +101,7 @@ class Cache:
             if (owner := self._root.stat().st_uid) != os.geteuid():  # mixed owners end in files nobody can remove
                 raise PermissionError(errno.EPERM, f"it belongs to user {owner}", str(self._root))
             self._tmp.mkdir(mode=0o700, exist_ok=True)
+            os.close(_lock(self._tmp, fcntl.LOCK_SH))  # some network file systems cannot lock a directory
             self._collect()
         except OSError as error:
             hint = "make space, or set XDG_CACHE_HOME to a directory of your own on a local disk"
@@ -317,7 +318,7 @@ def allocated(path: Path) -> int:
 
 
 def _leaves(value: Json, name: str = "") -> Iterator[tuple[str, _Leaf]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not name):
         for inner in value:
             yield from _leaves(value[inner], f"{name}.{inner}" if name else inner)
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
@@ -387,7 +388,6 @@ def _destroy(path: Path, lock: int) -> int:
             if point.is_relative_to(path):  # it may be the host's own /dev that would be emptied
                 raise OSError(errno.EBUSY, "still mounted", str(point))
         size = allocated(path)
-        path.chmod(0o700)
         for folder, names, _ in os.walk(path) if os.geteuid() != 0 else ():
             for inner in (Path(folder, name) for name in names):
                 if not inner.is_symlink():
