@@ -1,0 +1,122 @@
+"""A node survives an update of its kernel or initramfs, made with its own tools. Last, because it reboots.
+
+With ``--kernel-update`` the package is installed and the new kernel booted. Without, what such an update does is done
+for the kernel that is there: its initramfs and grub.cfg are made anew on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.lab.facts import Fact
+
+POLL_SECONDS = 3.0
+MAKE_BOOT_FILES = """
+set -eu
+if command -v update-initramfs >/dev/null; then update-initramfs -u -k all && update-grub
+else
+  for k in /lib/modules/*; do dracut --force --kver "${k##*/}"; done
+  grub2-mkconfig -o /boot/grub2/grub.cfg
+fi
+"""
+# One command, because each costs a second under emulation.
+SUMMARY = """
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "kernel $(uname -r)"
+echo "made $(find /boot -maxdepth 1 \\( -name 'initrd*' -o -name 'initramfs*' \\) -newermt @%d -type f | wc -l)"
+echo "modules $(ls -m /lib/modules)"
+"""
+REST = """
+for i in $(seq 300); do
+  s=$(systemctl is-system-running)
+  case $s in starting|initializing) sleep 1;; *) break;; esac
+done
+echo "state $s"
+echo "failed $(systemctl --failed --no-legend --plain | tr '\\n' ' ')"
+echo "cmdline $(cat /proc/cmdline)"
+"""
+
+
+def _ask(host: Any, script: str) -> dict[str, str]:  # noqa: ANN401  testinfra comes without types
+    result = host.run("sh -c %s", script)
+    assert result.rc == 0, result.stderr
+    return {key: value for key, _, value in (line.partition(" ") for line in result.stdout.splitlines())}
+
+
+def _reboot(host: Any, old_boot: str, seconds: float) -> None:  # noqa: ANN401
+    """Have the machine reboot itself and wait until it answers again."""
+    with contextlib.suppress(RuntimeError):  # testinfra's word for a connection that breaks, as it should
+        host.run("systemctl reboot")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        try:
+            result = host.run("cat /proc/sys/kernel/random/boot_id")
+        except RuntimeError:
+            continue
+        if result.rc == 0 and result.stdout.strip() != old_boot:
+            return
+    pytest.fail(f"the machine did not come back within {seconds:.0f} s; its console is in the serial log")
+
+
+def _install(host: Any, package: Path, copy_in: Callable[[Path, str], None]) -> None:  # noqa: ANN401
+    target = f"/root/{package.name}"
+    copy_in(package, target)
+    command = "dpkg -i %s" if package.suffix == ".deb" else "rpm -i --oldpackage %s"
+    done = host.run(command, target)
+    assert done.rc == 0, done.stdout + done.stderr
+
+
+def _choose_at_next_boot(host: Any, kernel: str) -> None:  # noqa: ANN401
+    """Have GRUB start a kernel once, wherever it stands in the menu."""
+    config = host.run("cat /boot/grub/grub.cfg /boot/grub2/grub.cfg 2>/dev/null; true").stdout
+    entry = re.search(rf"\$menuentry_id_option '(gnulinux-{re.escape(kernel)}-advanced-[0-9a-f-]+)'", config)
+    menu = re.search(r"submenu .*\$menuentry_id_option '(gnulinux-advanced-[0-9a-f-]+)'", config)
+    if entry is not None and menu is not None:
+        done = host.run("grub-reboot %s || grub2-reboot %s", f"{menu[1]}>{entry[1]}", f"{menu[1]}>{entry[1]}")
+    else:
+        done = host.run("grubby --set-default /boot/vmlinuz-%s", kernel)
+    assert done.rc == 0, f"GRUB's menu has no entry for {kernel}"
+
+
+@pytest.mark.booted
+@pytest.mark.update
+def test_update_of_kernel_or_initramfs_and_reboot(
+    host: Any,  # noqa: ANN401
+    facts: dict[str, Fact],
+    pytestconfig: pytest.Config,
+    copy_in: Callable[[Path, str], None],
+    reboot_seconds: float,
+) -> None:
+    package = pytestconfig.getoption("kernel_update")
+    now = int(float(host.run("date +%s").stdout))
+    before = _ask(host, SUMMARY % now)
+    if package is None:
+        made = host.run("sh -c %s", MAKE_BOOT_FILES)
+        assert made.rc == 0, made.stdout + made.stderr
+    else:
+        _install(host, package, copy_in)
+    updated = _ask(host, SUMMARY % now)
+    assert int(updated["made"]) >= 1, "no initramfs was made"
+    new = set(updated["modules"].split(", ")) - set(before["modules"].split(", "))
+    wanted = new.pop() if new else before["kernel"]
+    if package is not None:
+        assert wanted != before["kernel"], f"{package.name} is the kernel that runs already"
+        _choose_at_next_boot(host, wanted)
+
+    _reboot(host, before["boot"], reboot_seconds)
+
+    after = _ask(host, SUMMARY % now + REST)
+    assert after["kernel"] == wanted
+    assert after["state"] == "running", after["failed"]
+    assert after["failed"].strip() == ""
+    assert f"root=UUID={facts['root'].text.split()[1]}" in after["cmdline"]
