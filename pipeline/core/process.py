@@ -14,13 +14,15 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pipeline.core import progress
 from pipeline.core.errors import DependencyError, StorageError, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Argument = str | Path
 TAIL_LINES = 15
@@ -100,7 +102,7 @@ def run(
         on_line: called with every line of output that is logged, after it is logged.
 
     Raises:
-        ToolError: it exited with a status other than 0 (only with ``check``).
+        ToolError: it exited with a status other than 0 (only with ``check``), or cannot be started.
         DependencyError: there is no such program.
         StorageError: it failed and its last lines speak of a full disk.
     """
@@ -171,12 +173,19 @@ def attach(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) ->
 
     Returns:
         Its exit status; negative for a signal.
+
+    Raises:
+        DependencyError: there is no such program.
+        ToolError: it cannot be started.
     """
     words = [str(word) for word in argv]
     progress.log(f"$ {shlex.join(words)}")
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     with progress.paused():
-        return subprocess.run(words, env=clean_environment(terminal | dict(env or {})), check=False).returncode
+        try:
+            return subprocess.run(words, env=clean_environment(terminal | dict(env or {})), check=False).returncode
+        except OSError as error:
+            raise _cannot_start(words, error) from error
 
 
 @contextlib.contextmanager
@@ -200,16 +209,25 @@ def _started(
             encoding="utf-8",
             errors="replace",
         )
-    except FileNotFoundError as error:
-        raise DependencyError(
-            f"program {words[0]!r} is not installed", hint="run ./invoke once: it installs what is missing"
-        ) from error
+    except OSError as error:
+        raise _cannot_start(words, error) from error
     try:
         yield child
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
+
+
+def _cannot_start(words: Sequence[str], error: OSError) -> DependencyError | ToolError:
+    if isinstance(error, FileNotFoundError) and error.filename == words[0]:
+        hint = "run ./invoke once: it installs what is missing"
+        return DependencyError(f"program {words[0]!r} is not installed", hint=hint)
+    place = f": {error.filename}" if error.filename not in (None, words[0]) else ""  # the working directory
+    return ToolError(
+        f"{words[0]} cannot be started: {error.strerror}{place}\n  $ {shlex.join(words)}",
+        hint="check that the program is executable, for this machine's architecture, and that its directory exists",
+    )
 
 
 def _pump(
@@ -231,16 +249,16 @@ def _pump(
     if stdin is not None:
         threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
     assert child.stdout is not None
-    stdout = child.stdout.read()
+    with child.stdout:
+        stdout = child.stdout.read()
     reader.join()
     return stdout
 
 
 def _feed(child: subprocess.Popen[str], text: str) -> None:
     assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # its exit status tells more than our broken pipe
+    with contextlib.suppress(BrokenPipeError), child.stdin:  # its exit status tells more than our broken pipe
         child.stdin.write(text)
-        child.stdin.close()
 
 
 def _log_lines(
@@ -251,16 +269,15 @@ def _log_lines(
 ) -> None:
     assert stream is not None
     writer = session or progress.current()
-    for line in stream:
-        tail.append(line.rstrip("\n"))
-        writer.write(line.rstrip("\n"))
-        if on_line is not None:
-            on_line(line.rstrip("\n"))
+    with stream:
+        for line in stream:
+            tail.append(line.rstrip("\n"))
+            writer.write(line.rstrip("\n"))
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
 
 
-def _failure(
-    words: tuple[str, ...], status: int, tail: collections.deque[str], what: str
-) -> ToolError | StorageError:
+def _failure(words: tuple[str, ...], status: int, tail: collections.deque[str], what: str) -> ToolError | StorageError:
     ending = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
     lines = "\n".join(f"  | {line}" for line in tail)
     message = f"{what + ': ' if what else ''}{words[0]} {ending}\n  $ {shlex.join(words)}\n{lines}".rstrip()

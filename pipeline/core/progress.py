@@ -13,18 +13,24 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import datetime
+import re
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import FileIO
+    from pathlib import Path
+
     from rich.console import RenderableType
     from rich.live import Live
+    from rich.spinner import Spinner
 
 SLOWEST_REDRAWS_PER_SECOND = 8
+# What tools print for a terminal of their own: escape sequences (ECMA-48) and control characters.
+TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,12 @@ class Session:
     """One command's progress: its running steps, finished times and log file."""
 
     log_path: Path | None
-    _log: TextIO | None = None
+    _log: FileIO | None = None
     _stack: list[_Running] = field(default_factory=list)
     _times: list[StepTime] = field(default_factory=list)
     _last_line: str = ""
     _live: Live | None = None
+    _spinner: Spinner | None = None
 
     @property
     def times(self) -> tuple[StepTime, ...]:
@@ -70,8 +77,9 @@ class Session:
     def write(self, line: str) -> None:
         """Append a line to the log and make it the one that is shown beside the running step."""
         if self._log is not None:
-            self._log.write(f"{_clock()} {line}\n")
-            self._log.flush()
+            # A full disk must not stop the reading of a tool's output: the tool will say what it lacks.
+            with contextlib.suppress(OSError):
+                self._log.write(f"{_clock()} {line}\n".encode(errors="replace"))
         self._last_line = line
 
     def say(self, line: str) -> None:
@@ -134,13 +142,19 @@ class Session:
         from rich.spinner import Spinner
         from rich.text import Text
 
+        if self._spinner is None:  # one for the session: a new one would begin with its first frame each time
+            self._spinner = Spinner("dots")
         now = time.monotonic()
+        stack = tuple(self._stack)  # drawn by another thread than the one that runs the steps
         lines: list[RenderableType] = []
-        for depth, running in enumerate(self._stack):
+        for depth, running in enumerate(stack):
             text = Text(f"{running.title}  {now - running.started:.0f} s", style="bold" if depth == 0 else "")
-            lines.append(Spinner("dots", text) if running is self._stack[-1] else text)
-        if self._stack and self._last_line:
-            lines.append(Text(f"  {self._last_line.strip()}", style="dim", no_wrap=True, overflow="ellipsis"))
+            if running is stack[-1]:
+                self._spinner.update(text=text)
+            lines.append(self._spinner if running is stack[-1] else text)
+        if stack and self._last_line:
+            last_line = TERMINAL_CODES.sub("", self._last_line).strip()
+            lines.append(Text(f"  {last_line}", style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
 
@@ -167,7 +181,8 @@ def session(log_path: Path | None = None) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         if log_path is not None:
             log_path.parent.mkdir(parents=True, exist_ok=True)
-            running._log = stack.enter_context(log_path.open("w", encoding="utf-8", errors="replace"))
+            # Without a buffer: what could not be written is not tried again when the file is closed.
+            running._log = stack.enter_context(log_path.open("wb", buffering=0))
         if sys.stderr.isatty():
             running._live = stack.enter_context(_live_display(running))
         token = _current.set(running)
