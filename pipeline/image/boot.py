@@ -22,7 +22,7 @@ from pipeline.profile import Boot
 
 TEMPLATES = Path(__file__).parent / "templates"
 GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows it
-BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search_fs_uuid", "configfile", "normal")
+BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal")
 # Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
 NOT_IN_INITRAMFS = (
     "etc/apt", "etc/chrony", "etc/cloud", "etc/cluster", "etc/containers", "etc/default/grub.d", "etc/dpkg", "etc/hosts",
@@ -116,6 +116,11 @@ def _template(name: str, **variables: object) -> str:
     return environment.get_template(name).render(variables)
 
 
+def _find_root(boot: Boot, identity: Identity, *, standalone: bool) -> str:
+    """Return the commands that lead GRUB to its directory; inside a core image GRUB goes on to its menu by itself."""
+    return _template("find-root.cfg.j2", identity=identity, directory=boot.grub_directory, standalone=standalone)
+
+
 def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
     directory = root / boot.grub_directory
     directory.mkdir(exist_ok=True)
@@ -148,7 +153,7 @@ def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) ->
             is_first = directory is fallback and name.startswith("shim")
             shutil.copyfile(source, directory / (f"BOOT{suffix.upper()}.EFI" if is_first else name))
     # The signed GRUB looks into the vendor's directory, wherever it was started from.
-    (vendor / "grub.cfg").write_text(_template("esp-grub.cfg.j2", identity=identity, directory=boot.grub_directory))
+    (vendor / "grub.cfg").write_text(_find_root(boot, identity, standalone=True))
 
 
 def _find(root: Path, path: str) -> Path:
@@ -168,7 +173,7 @@ def _make_bios_core(root: Path, boot: Boot, identity: Identity) -> None:
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("*.img", "*.image"))
     shutil.copyfile(modules / "boot.img", target / "boot.img")
     early = root / "var/tmp/early.cfg"  # noqa: S108  inside the tree
-    early.write_text(_template("esp-grub.cfg.j2", identity=identity, directory=boot.grub_directory))
+    early.write_text(_find_root(boot, identity, standalone=False))
     words = ["grub-mkimage", "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
     words += [f"--prefix=/{boot.grub_directory}", f"--output=/{boot.grub_directory}/i386-pc/core.img", *BIOS_MODULES]
     namespace.in_tree(root, words, what="making GRUB's core image")
