@@ -417,5 +417,5 @@ def test_hook_documents_every_key_and_exit_code() -> None:
     [keys] = re.findall(r"^ *(INSTALLER_IMAGE \| .*)\) ;;$", hook, re.MULTILINE)
     for key in keys.split(" | "):
         assert f"| `{key}` |" in page
-    for code in set(re.findall(r"\bdie (\d)", hook)):
+    for code in set(re.findall(r"\bdie (\d+)", hook)):
         assert f"\n| {code} |" in page

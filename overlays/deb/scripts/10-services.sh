@@ -4,7 +4,8 @@
 set -Eeuo pipefail
 
 # Nodes do not update by themselves, also when a package is reinstalled.
-readonly MASKED=(apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service)
+# ipvsadm.service (a SysV script) would load and clear the IPVS table, which is kube-proxy's.
+readonly MASKED=(apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service ipvsadm.service)
 
 #######################################
 # Applies this overlay's preset file: `enable` fails for a missing unit, `disable` ignores it.

@@ -9,9 +9,8 @@ setup_file() {
   done
   ((EUID == 0)) || skip "podman create needs root here"
   export WORK=${BATS_FILE_TMPDIR} HOOK=${BATS_TEST_DIRNAME}/../../../overlays/common/root/usr/lib/cluster/cluster-bootstrap
-  export PORT=$((20000 + RANDOM % 20000)) CONTAINERS_STORAGE_CONF=${WORK}/storage.conf REGISTRY_AUTH_FILE_GOOD=${WORK}/auth.json
+  export CONTAINERS_STORAGE_CONF=${WORK}/storage.conf
   printf '[storage]\ndriver="vfs"\ngraphroot="%s/graph"\nrunroot="%s/run"\n' "${WORK}" "${WORK}" >"${CONTAINERS_STORAGE_CONF}"
-  export REGISTRY=localhost:${PORT}
   start_registry
   make_images
 }
@@ -27,21 +26,31 @@ start_registry() {
   openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout /dev/null -out "${WORK}/other-ca.pem" 2>/dev/null
   # user: node, password: secret-of-the-registry
   echo "node:$(bcrypt)" >"${WORK}/htpasswd"
+  until serve; do :; done
+  printf '{"auths":{"%s":{"auth":"%s"}}}\n' "${REGISTRY}" "$(printf 'node:secret-of-the-registry' | base64 -w0)" >"${WORK}/auth.json"
+}
+
+# Starts the registry on some port; fails if the port is taken, so that the caller tries another.
+serve() {
+  local port=$((10000 + RANDOM % 20000)) pid
   cat >"${WORK}/registry.yml" <<EOF
 version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: ${WORK}/registry}}
-http: {addr: "127.0.0.1:${PORT}", tls: {certificate: ${WORK}/ca.pem, key: ${WORK}/key.pem}}
+http: {addr: "127.0.0.1:${port}", tls: {certificate: ${WORK}/ca.pem, key: ${WORK}/key.pem}}
 auth: {htpasswd: {realm: test, path: ${WORK}/htpasswd}}
 EOF
-  docker-registry serve "${WORK}/registry.yml" >"${WORK}/registry.log" 2>&1 3>&- &
-  echo $! >"${WORK}/registry.pid"
-  local try
-  for try in {1..100}; do
-    curl -s --cacert "${WORK}/ca.pem" "https://${REGISTRY}/v2/" >/dev/null && break
+  docker-registry serve "${WORK}/registry.yml" >>"${WORK}/registry.log" 2>&1 3>&- &
+  pid=$!
+  while kill -0 "${pid}" 2>/dev/null; do
+    if curl -s --cacert "${WORK}/ca.pem" "https://localhost:${port}/v2/" >/dev/null && kill -0 "${pid}" 2>/dev/null; then
+      export REGISTRY=localhost:${port}
+      echo "${pid}" >"${WORK}/registry.pid"
+      return 0
+    fi
     sleep 0.1
   done
-  printf '{"auths":{"%s":{"auth":"%s"}}}\n' "${REGISTRY}" "$(printf 'node:secret-of-the-registry' | base64 -w0)" >"${WORK}/auth.json"
+  return 1
 }
 
 # bcrypt of "secret-of-the-registry": the registry takes no other kind.
@@ -141,27 +150,27 @@ expect() {
   good=$(<"${WORK}/good")
   env_file "INSTALLER_IMAGE=${good}" ROLE=worker "REGISTRY_CA=${WORK}/other-ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
   hook
-  expect 4 'cannot pull'
-  expect 4 'x509'
+  expect 69 'cannot pull'
+  expect 69 'x509'
   env_file "INSTALLER_IMAGE=${good}" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem"
   hook
-  expect 4 'cannot pull'
+  expect 69 'cannot pull'
   env_file "INSTALLER_IMAGE=${good%:*}:$(printf '0%.0s' {1..64})" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
   hook
-  expect 4 'cannot pull'
+  expect 69 'cannot pull'
   [[ -z $(ls -A "${HOME_DIR}/releases") ]]
 }
 
 @test "a damaged payload is refused and removed" {
   env_file "INSTALLER_IMAGE=$(<"${WORK}/damaged")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
   hook
-  expect 5 'is not what it says; nothing was installed'
+  expect 65 'is not what it says; nothing was installed'
   [[ ${output} != *installing* && -z $(ls -A "${HOME_DIR}/releases") ]]
 }
 
 @test "an image that is no installer is refused" {
   env_file "INSTALLER_IMAGE=$(<"${WORK}/empty")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
   hook
-  expect 5 'it is no cluster-installer'
+  expect 65 'it is no cluster-installer'
   [[ -z $(podman ps --all --quiet) && ! -e ${HOME_DIR}/releases/${image##*:}/bin ]]
 }

@@ -56,14 +56,14 @@ expect() {
 
 @test "no cluster.env" {
   hook
-  expect 2 'is no readable file'
+  expect 78 'is no readable file'
 }
 
 @test "cluster.env writable by others" {
   env_file "INSTALLER_IMAGE=${IMAGE}" ROLE=worker
   chmod 0666 "${ENV}"
   hook
-  expect 2 'writable by others'
+  expect 78 'writable by others'
 }
 
 @test "bad cluster.env: table" {
@@ -102,7 +102,7 @@ expect() {
     env_file "${lines[@]}"
     echo "row: ${row}"
     hook
-    expect 2 "${row##*|}"
+    expect 78 "${row##*|}"
   done
   [[ ! -e ${HOME_DIR}/releases ]]
 }
@@ -143,7 +143,7 @@ expect() {
   [[ ${output} != *hunter2* && ! -e ${BATS_TEST_TMPDIR}/executed ]]
   env_file "INSTALLER_IMAGE=${IMAGE}" ROLE=worker "PASSWORD=hunter2"
   hook
-  expect 2 'unknown key PASSWORD'
+  expect 78 'unknown key PASSWORD'
   [[ ${output} != *hunter2* ]]
 }
 
@@ -161,7 +161,7 @@ expect() {
 @test "no engine" {
   env_file "INSTALLER_IMAGE=${IMAGE}" ROLE=worker
   hook_without_engine
-  expect 3 'neither podman nor docker'
+  expect 72 'neither podman nor docker'
 }
 
 @test "the installer's exit code is the hook's" {
@@ -205,8 +205,8 @@ expect() {
     echo "row: ${row}"
     # It wants to fetch the release again, which cannot be without an engine; the installer must not have run.
     hook_without_engine
-    expect 3 "${row##*|}"
-    expect 3 'is damaged and is fetched again'
+    expect 72 "${row##*|}"
+    expect 72 'is damaged and is fetched again'
     [[ ! -e ${BATS_TEST_TMPDIR}/called ]]
   done
 }
@@ -225,7 +225,7 @@ expect() {
   exec 8>"${HOME_DIR}/.lock"
   flock 8
   hook
-  expect 1 'another cluster-bootstrap is at work'
+  expect 75 'another cluster-bootstrap is at work'
   flock -u 8
   hook
   expect 0 'is done'
@@ -233,5 +233,5 @@ expect() {
 
 @test "unknown argument" {
   run "${HOOK}" --frobnicate x
-  expect 2 'usage: cluster-bootstrap'
+  expect 78 'usage: cluster-bootstrap'
 }
