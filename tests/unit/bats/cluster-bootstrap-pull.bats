@@ -26,7 +26,14 @@ start_registry() {
   openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout /dev/null -out "${WORK}/other-ca.pem" 2>/dev/null
   # user: node, password: secret-of-the-registry
   echo "node:$(bcrypt)" >"${WORK}/htpasswd"
-  until serve; do :; done
+  local attempt=0
+  until serve; do
+    attempt=$((attempt + 1))
+    if ((attempt == 10)); then
+      cat "${WORK}/registry.log"
+      return 1
+    fi
+  done
   printf '{"auths":{"%s":{"auth":"%s"}}}\n' "${REGISTRY}" "$(printf 'node:secret-of-the-registry' | base64 -w0)" >"${WORK}/auth.json"
 }
 
