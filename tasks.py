@@ -2,12 +2,164 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from invoke.context import Context
 from invoke.tasks import task
 
 from pipeline.core.console import command
 
+if TYPE_CHECKING:
+    from pipeline.image import Plan
+
+ROOT = Path(__file__).resolve().parent
+PROFILES, OVERLAYS, BUILD = ROOT / "osprofiles", ROOT / "overlays", ROOT / "build"
+WHICH = {
+    "os": "operating system, a file in osprofiles/ (default: debian)",
+    "release": "one of its releases (default: the profile's)",
+    "arch": "amd64 or arm64 (default: this machine's)",
+}
+
 # What a command needs is imported when it runs: './invoke --list' has to be quick.
+
+
+def _plan(os: str, release: str, arch: str, mirror: str = "") -> Plan:
+    from pipeline import image, profile
+    from pipeline.core.arch import Architecture
+
+    chosen = Architecture.parse(arch) if arch else Architecture.host()
+    found = profile.find(os, PROFILES)
+    return image.resolve(found, release or None, chosen, overlays=OVERLAYS, mirror=mirror or None)
+
+
+def _directory(os: str, release: str, arch: str) -> Path:
+    from pipeline import profile
+    from pipeline.core.arch import Architecture
+
+    chosen = Architecture.parse(arch) if arch else Architecture.host()
+    found = profile.find(os, PROFILES)
+    profile.select(found, release or None, chosen)
+    return BUILD / f"{os}-{release or found.default_release}-{chosen}"
+
+
+@task(
+    help=WHICH
+    | {
+        "mirror": "package archive to use in place of this machine's apt sources",
+        "refresh": "ask the package sources again, even if nothing else has changed",
+        "dry-run": "print the whole resolved plan and stop",
+    }
+)
+@command
+def build(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    mirror: str = "",
+    refresh: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Build a node image: build/<os>-<release>-<arch>/.
+
+    Example: ./invoke build --os debian --arch arm64
+    """
+    from pipeline import image
+
+    plan = _plan(os, release, arch, mirror)
+    if dry_run:
+        print(image.plan_text(plan))
+        return
+    built = image.build(plan, BUILD, refresh=refresh)
+    print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
+
+
+@task(name="list")
+@command
+def list_images(_context: Context) -> None:
+    """List what can be built and what is: profiles, releases (* is the default), architectures, size, age.
+
+    Example: ./invoke list
+    """
+    from pipeline import image, profile
+
+    image.print_rows(image.rows([profile.find(name, PROFILES) for name in profile.names(PROFILES)], BUILD))
+
+
+@task(
+    help=WHICH
+    | {
+        "firmware": "bios or uefi (default: both where the architecture has both)",
+        "offline": "do not boot; run the part of the suite that needs no running system",
+        "kernel-update": "kernel package (.deb) to install in the update test",
+    }
+)
+@command
+def verify(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    firmware: str = "",
+    offline: bool = False,
+    kernel_update: str = "",
+) -> None:
+    """Boot a built image and run the testinfra suite on it; reports go beside the image.
+
+    Example: ./invoke verify --os debian --arch arm64
+    """
+    from pipeline import lab
+
+    result = lab.verify(
+        _directory(os, release, arch),
+        firmware=lab.Firmware.parse(firmware) if firmware else None,
+        offline=offline,
+        kernel_update=Path(kernel_update) if kernel_update else None,
+    )
+    print(result)
+
+
+@task(help=WHICH | {"firmware": "bios or uefi (default: uefi)"})
+@command
+def shell(_context: Context, os: str = "debian", release: str = "", arch: str = "", firmware: str = "") -> None:
+    """Boot a built image and log in; the machine is destroyed on exit.
+
+    Example: ./invoke shell --os debian
+    """
+    from pipeline import lab
+
+    chosen = lab.Firmware.parse(firmware) if firmware else None
+    raise SystemExit(lab.shell(_directory(os, release, arch), firmware=chosen))
+
+
+@task(help=WHICH)
+@command
+def inspect(_context: Context, os: str = "debian", release: str = "", arch: str = "") -> None:
+    """Show what libguestfs sees in a built image: a second, independent opinion.
+
+    Example: ./invoke inspect --arch arm64
+    """
+    from pipeline import image, lab
+    from pipeline.core.arch import Architecture
+
+    directory = _directory(os, release, arch)
+    accelerated = lab.choose_accelerator(Architecture.host()).kind is lab.Kind.KVM
+    found = image.inspect(directory / f"{directory.name}.qcow2", accelerated=accelerated)
+    print(image.inspection_text(found))
+
+
+@task(help={"name": "only this image, as ./invoke list names it: debian-12-amd64", "cache": "also empty the cache"})
+@command
+def clean(_context: Context, name: str = "", cache: bool = False) -> None:
+    """Remove built images, and the cache if asked.
+
+    Example: ./invoke clean --cache
+    """
+    from pipeline import image
+
+    freed = image.clean(BUILD, names=(name,) if name else (), with_cache=cache)
+    print(f"freed {freed / 1e9:.2f} GB")
 
 
 @task(

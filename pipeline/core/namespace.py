@@ -15,12 +15,11 @@ import os
 import pickle
 import pwd
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from pipeline.core import process
 from pipeline.core.errors import DependencyError, PipelineError
@@ -77,10 +76,11 @@ def run_private(function: Callable[[], T]) -> T:
         os.close(ready_read)
         os.close(mapped_write)
     with os.fdopen(result_read, "rb") as results:
-        return _collect(keeper, results)
+        value: T = _collect(keeper, results)
+        return value
 
 
-def _collect(keeper: int, results: IO[bytes]) -> object:
+def _collect(keeper: int, results: IO[bytes]) -> Any:  # noqa: ANN401  what comes out of pickle has no type
     """Wait for the worker's answer; on an interrupt let it clean up first."""
     try:
         answer = results.read()
@@ -116,7 +116,7 @@ def _subordinate_range(table: Path) -> tuple[int, int]:
     user = pwd.getpwuid(os.geteuid()).pw_name
     lines = table.read_text().splitlines() if table.exists() else []
     for line in lines:
-        name, first, count = (line.split(":") + ["", ""])[:3]
+        name, first, count = [*line.split(":"), "", ""][:3]
         if name in {user, str(os.geteuid())} and count.isdigit() and int(count) >= NEEDED_IDS:
             return int(first), NEEDED_IDS
     raise DependencyError(
@@ -208,7 +208,9 @@ def _unshare(flags: int) -> None:
 
 
 def mount(source: str | None, target: Path, *, kind: str | None = None, flags: int = 0, options: str = "") -> None:
-    """Mount a file system inside the private namespace; arguments as in mount(2).
+    """Attach a file system to a directory of the private namespace.
+
+    The arguments are those of mount(2).
 
     Raises:
         DependencyError: the kernel refuses.

@@ -1,8 +1,8 @@
 """Boot: initramfs, GRUB's configuration, the EFI system partition's files and the BIOS core image.
 
-Boot loaders are files (decision D6): the distribution's own signed shim and GRUB are copied, never installed by a program
-that would ask the build machine for its disks. The configuration written here is replaced by the distribution's own
-generator at the first kernel update inside a node; ``/etc/default/grub.d`` gives that the same arguments.
+Boot loaders are files (decision D6): the distribution's own signed shim and GRUB are copied, never installed by a
+program that would ask the build machine for its disks. The configuration written here is replaced by the distribution's
+own generator at the first kernel update inside a node; ``/etc/default/grub.d`` gives that the same arguments.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows
 BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal")
 # Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
 NOT_IN_INITRAMFS = (
-    "etc/apt", "etc/chrony", "etc/cloud", "etc/cluster", "etc/containers", "etc/default/grub.d", "etc/dpkg", "etc/hosts",
-    "etc/issue", "etc/motd", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d", "etc/systemd/journald.conf.d",
-    "etc/systemd/system", "etc/systemd/system-preset", "usr/lib/cluster", "usr/lib/systemd/system", "usr/local",
-    "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd", "var/log",
+    "etc/apt", "etc/chrony", "etc/cloud", "etc/cluster", "etc/containers", "etc/default/grub.d", "etc/dpkg",
+    "etc/hosts", "etc/issue", "etc/motd", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d",
+    "etc/systemd/journald.conf.d", "etc/systemd/system", "etc/systemd/system-preset", "usr/lib/cluster",
+    "usr/lib/systemd/system", "usr/local", "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd",
+    "var/log",
 )  # fmt: skip
 
 
@@ -159,7 +160,9 @@ def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) ->
 def _find(root: Path, path: str) -> Path:
     found = tree.inside(root, path)
     if not found.is_file():
-        raise PipelineError(f"the tree has no {path}", hint="name the packages of the signed boot loaders in the profile")
+        raise PipelineError(
+            f"the tree has no {path}", hint="name the packages of the signed boot loaders in the profile"
+        )
     return found
 
 
@@ -172,7 +175,7 @@ def _make_bios_core(root: Path, boot: Boot, identity: Identity) -> None:
     # Copies, not links: modules of a later package would not fit the core image that is on the disk.
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("*.img", "*.image"))
     shutil.copyfile(modules / "boot.img", target / "boot.img")
-    early = root / "var/tmp/early.cfg"  # noqa: S108  inside the tree
+    early = root / "var/tmp/early.cfg"
     early.write_text(_find_root(boot, identity, standalone=False))
     words = ["grub-mkimage", "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
     words += [f"--prefix=/{boot.grub_directory}", f"--output=/{boot.grub_directory}/i386-pc/core.img", *BIOS_MODULES]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import namespace, progress
-from pipeline.core.cache import Cache, Entry, cache_root
+from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
@@ -102,7 +102,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
         with progress.step("boot"):
-            initramfs = _initramfs(plan, cache, workspace, base, overlays, epoch)
+            initramfs = _initramfs(cache, workspace, base, overlays, epoch)
         layout = disk.plan_layout(plan.release.disk, plan.arch, plan.key)
         stack = [initramfs.path / "delta", overlays.path / "delta", base.path / "tree"]
         with layers.writable(stack, workspace / "final", workspace) as root:
@@ -131,7 +131,9 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
 
 
 def _base(plan: Plan, cache: Cache, workspace: Path, build_dir: Path, *, refresh: bool) -> Entry:
-    has_base = not refresh and any(entry.kind == "base" and entry.inputs == plan.base_inputs for entry in cache.entries())
+    has_base = not refresh and any(
+        entry.kind == "base" and entry.inputs == plan.base_inputs for entry in cache.entries()
+    )
     check(plan, cache_root=cache_root(), build_dir=build_dir, has_base=has_base)
 
     def make(target: Path) -> None:
@@ -174,7 +176,7 @@ def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int
         "family": plan.family,
     }
     variables = overlay.variables_of(names, plan.arch.serial, plan.release.boot.kernel_arguments)
-    inputs = {
+    inputs: dict[str, Json] = {
         "base": _base_digest(base),
         "overlays": {entry.name: entry.digest for entry in plan.overlays},
         "variables": variables,
@@ -192,8 +194,8 @@ def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int
     return _remarked(cache.obtain("overlay", inputs, make))
 
 
-def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays: Entry, epoch: int) -> Entry:
-    inputs = {
+def _initramfs(cache: Cache, workspace: Path, base: Entry, overlays: Entry, epoch: int) -> Entry:
+    inputs: dict[str, Json] = {
         "base": _base_digest(base),
         "overlays": boot.initramfs_inputs(overlays.path / "delta"),
         "epoch": epoch,
@@ -235,3 +237,35 @@ def _publish(staging: Path, target: Path) -> None:
             f"cannot replace {target}: {os.strerror(ctypes.get_errno())}",
             hint="the build directory must be on a file system with RENAME_EXCHANGE (ext4, xfs, btrfs, tmpfs)",
         )
+
+
+def clean(build_dir: Path, *, names: tuple[str, ...] = (), with_cache: bool = False) -> int:
+    """Remove built images, and the cache if asked; what another process uses stays.
+
+    Args:
+        build_dir: directory that holds all images.
+        names: images to remove; all of them if empty.
+        with_cache: also remove cached steps and downloaded packages.
+
+    Returns:
+        The bytes that were freed.
+    """
+    freed = 0
+    images = [path for path in build_dir.glob("*/manifest.json") if not names or path.parent.name in names]
+    for manifest_path in images:
+        with _only_one(build_dir, manifest_path.parent.name):
+            freed += sum(status.st_blocks * 512 for _, status in tree.walk(manifest_path.parent))
+            shutil.rmtree(manifest_path.parent)
+    if with_cache:
+        freed += namespace.run_private(_clear_cache)
+    return freed
+
+
+def _clear_cache() -> int:
+    with Cache(cache_root()) as cache:
+        freed = cache.clear()
+    packages = cache_root() / "packages"
+    if packages.is_dir():
+        freed += sum(status.st_blocks * 512 for _, status in tree.walk(packages))
+        shutil.rmtree(packages)
+    return freed

@@ -1,9 +1,9 @@
 """Disk: a sealed tree becomes a raw disk and then a qcow2, without mounting anything (decision D1).
 
-Everything is written into a sparse file by tools that take an offset; identifiers derive from the plan's key, so the same
-tree gives the same bytes (decision D7). Sources: sfdisk(8), mke2fs(8), mke2fs.conf(5), mkfs.vfat(8), mtools(1), qemu-img(1);
-for the partition types the Discoverable Partitions Specification; for GRUB's boot sectors ``include/grub/i386/pc/boot.h``
-and ``util/setup.c`` of GRUB 2.06.
+Everything is written into a sparse file by tools that take an offset; identifiers derive from the plan's key, so the
+same tree gives the same bytes (decision D7). Sources: sfdisk(8), mke2fs(8), mke2fs.conf(5), mkfs.vfat(8), mtools(1),
+qemu-img(1); for the partition types the Discoverable Partitions Specification; for GRUB's boot sectors
+``include/grub/i386/pc/boot.h`` and ``util/setup.c`` of GRUB 2.06.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def plan_layout(disk: Disk, arch: Architecture, key: str) -> Layout:
     sizes["root"] = (TYPE_ROOT[arch], disk.size - used - ALIGNMENT)  # the backup table needs room at the end
     if sizes["root"][1] < 256 * MIB:
         raise InputError(
-            f"a disk of {disk.size // MIB} MiB leaves no room for the root file system", hint="raise disk.size in the profile"
+            f"a disk of {disk.size // MIB} MiB leaves no room for the root file system",
+            hint="raise disk.size in the profile",
         )
     partitions, start = [], ALIGNMENT
     for name, (kind, size) in sizes.items():
@@ -151,9 +152,8 @@ def write_raw(root: Path, disk: Disk, layout: Layout, epoch: int, workspace: Pat
 def _write_table(raw: Path, layout: Layout) -> None:
     lines = ["label: gpt", f"label-id: {layout.uuid}", "unit: sectors", "sector-size: 512"]
     for part in layout.partitions:
-        lines.append(
-            f"start={part.start // SECTOR}, size={part.size // SECTOR}, type={part.type}, uuid={part.uuid}, name={part.name}"
-        )
+        place = f"start={part.start // SECTOR}, size={part.size // SECTOR}"
+        lines.append(f"{place}, type={part.type}, uuid={part.uuid}, name={part.name}")
     words = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(raw)]
     process.run(words, stdin="\n".join(lines) + "\n", what="partitioning the disk")
 
@@ -209,5 +209,19 @@ def convert(raw: Path, target: Path) -> None:
         StorageError: the build machine's disk is full.
     """
     options = "compression_type=zstd,cluster_size=65536"
-    words = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-m", "2", "-o", options, raw, target]
+    words: list[process.Argument] = [
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-c",
+        "-m",
+        "2",
+        "-o",
+        options,
+        raw,
+        target,
+    ]
     process.run(words, what="compressing the image")

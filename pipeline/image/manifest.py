@@ -127,7 +127,11 @@ def _provenance(plan: Plan) -> dict[str, object]:
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
     tools = {name: _first_line(words) for name, words in TOOLS.items()}
-    return {"revision": revision or "unknown", "sources": [source.model_dump() for source in plan.sources], "tools": tools}
+    return {
+        "revision": revision or "unknown",
+        "sources": [source.model_dump() for source in plan.sources],
+        "tools": tools,
+    }
 
 
 def _first_line(words: list[str]) -> str:
@@ -143,7 +147,9 @@ def _sbom(plan: Plan, packages: Sequence[Package], epoch: int) -> str:
     from cyclonedx.output.json import JsonV1Dot5
     from packageurl import PackageURL
 
-    subject = Component(type=ComponentType.OPERATING_SYSTEM, name=plan.name, version=plan.release_name, bom_ref=plan.name)
+    subject = Component(
+        type=ComponentType.OPERATING_SYSTEM, name=plan.name, version=plan.release_name, bom_ref=plan.name
+    )
     bom = Bom(serial_number=uuid.UUID(plan.key[:32]))
     bom.metadata.component = subject
     bom.metadata.timestamp = datetime.datetime.fromtimestamp(epoch, datetime.UTC)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from pipeline.core import namespace, progress
+from pipeline.core.cache import Json
 from pipeline.core.errors import InputError, ToolError
 from pipeline.image import tree
 
@@ -93,7 +94,7 @@ def _run_script(root: Path, script: Path, environment: Mapping[str, str]) -> Non
             raise ToolError(error.message, hint=f"correct {script}; {error.hint}") from error
 
 
-def variables_of(plan_values: Mapping[str, str], serial: str, kernel_arguments: Sequence[str]) -> dict[str, object]:
+def variables_of(plan_values: Mapping[str, str], serial: str, kernel_arguments: Sequence[str]) -> dict[str, Json]:
     """Return what templates may use: the image's names, its serial console and kernel arguments."""
     return {**plan_values, "serial": serial, "kernel_arguments": list(kernel_arguments)}
 

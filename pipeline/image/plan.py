@@ -15,7 +15,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import tree
 from pipeline.image.bases import deb
-from pipeline.profile import Release
+from pipeline.profile import Profile, Release, select
 
 CODE = Path(__file__).parent
 OVERLAY_NAME = re.compile(r"^\d\d-[a-z0-9-]+\.sh$")
@@ -54,8 +54,8 @@ class Plan(BaseModel):
         arch: the architecture.
         sources: where packages come from.
         overlays: what changes the tree, in order.
-        epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date of
-            the newest package index.
+        epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date
+            of the newest package index.
         code: sha256 of the code that carries the plan out.
     """
 
@@ -119,30 +119,28 @@ def code_digest(*names: str) -> str:
 
 
 def resolve(
-    os_name: str, title: str, family: str, release_name: str, release: Release, arch: Architecture, *,
-    overlays: Path, mirror: str | None = None,
-) -> Plan:  # fmt: skip
+    profile: Profile, release_name: str | None, arch: Architecture, *, overlays: Path, mirror: str | None = None
+) -> Plan:
     """Resolve a plan.
 
     Args:
-        os_name: the profile's name.
-        title: what people call it.
-        family: its package system.
-        release_name: the release's name.
-        release: the release.
+        profile: the operating system.
+        release_name: one of its releases; None for its default.
         arch: the architecture.
         overlays: the directory that holds all overlays.
         mirror: archive in place of this machine's apt sources.
 
     Raises:
-        InputError: an overlay is missing or wrong, or SOURCE_DATE_EPOCH is not a number.
+        InputError: there is no such release or architecture, an overlay is missing or wrong, or SOURCE_DATE_EPOCH is
+            not a number.
         DependencyError: the package sources are not known.
     """
+    release = select(profile, release_name, arch)
     return Plan(
-        os=os_name,
-        title=title,
-        family=family,
-        release_name=release_name,
+        os=profile.name,
+        title=profile.title,
+        family=profile.family,
+        release_name=release_name or profile.default_release,
         release=release,
         arch=arch,
         sources=deb.resolve_sources(release.base, mirror),
@@ -214,8 +212,8 @@ def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:
     """Check that programs of an architecture run here, natively or emulated (decision D5).
 
     Raises:
-        DependencyError: no emulator is registered, or one that is looked up inside the tree (no F flag); the hint is the
-            one command that mends it.
+        DependencyError: no emulator is registered, or one that is looked up inside the tree (no F flag); the hint is
+            the one command that mends it.
     """
     if arch is Architecture.host():
         return

@@ -1,7 +1,8 @@
 """A root tree from Debian package repositories, by mmdebstrap.
 
-Resolving, downloading and unpacking run on this machine whatever the target's architecture is; only maintainer scripts run
-inside the tree, emulated if need be (decision D5). Sources: mmdebstrap(1), apt-get(8) ``indextargets``, dpkg(1) ``--root``.
+Resolving, downloading and unpacking run on this machine whatever the target's architecture is; only maintainer
+scripts run inside the tree, emulated if need be (decision D5). Sources: mmdebstrap(1), apt-get(8) ``indextargets``,
+dpkg(1) ``--root``.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def resolve_sources(base: DebBase, mirror: str | None) -> tuple[Source, ...]:
 
     Args:
         base: the profile's base.
-        mirror: archive that replaces this machine's apt sources, or None. Security suites are looked for in the archive
-            and in the directory ``debian-security`` beside it.
+        mirror: archive that replaces this machine's apt sources, or None. Security suites are looked for in the
+            directory ``debian-security`` beside it, then in the archive itself.
 
     Raises:
         InputError: the mirror's URL carries a password.
@@ -89,7 +90,7 @@ def resolve_sources(base: DebBase, mirror: str | None) -> tuple[Source, ...]:
     if missing:
         raise DependencyError(
             f"this machine's apt sources do not offer {', '.join(missing)}",
-            hint="name a Debian archive with --mirror URL, or add the suite to the apt sources and run 'apt-get update'",
+            hint="name a Debian archive with --mirror URL, or add the suite to the apt sources ('apt-get update')",
         )
     return tuple(Source(uri=known[suite], suite=suite) for suite in base.suites)
 
@@ -227,16 +228,15 @@ def _machine_connection() -> list[str]:
     dump = process.run(words, capture=True).stdout.splitlines()
     wanted = re.compile(r"^Acquire::https?::\S*(Proxy|CaInfo|CaPath|SslCert|SslKey|Verify-Peer)\S* ", re.IGNORECASE)
     netrc = Path.home() / ".netrc"
-    return [line for line in dump if wanted.match(line)] + (
-        [f'Dir::Etc::netrc "{netrc}";'] if netrc.exists() else []
-    )
+    return [line for line in dump if wanted.match(line)] + ([f'Dir::Etc::netrc "{netrc}";'] if netrc.exists() else [])
 
 
 def _trusted_keys(base: DebBase, workspace: Path) -> Path:
     """Export the pinned keys, and only these, for apt to trust."""
     home, keys = workspace / "gnupg", workspace / "trusted.gpg"
     home.mkdir(mode=0o700)
-    words = ["gpg", "--homedir", home, "--batch", "--no-default-keyring", "--keyring", base.keyring]
+    words: list[process.Argument] = ["gpg", "--homedir", home, "--batch", "--no-default-keyring"]
+    words += ["--keyring", base.keyring]
     process.run([*words, "--output", keys, "--export", *base.fingerprints], what="exporting the trusted keys")
     return keys
 
@@ -289,7 +289,9 @@ def _tidy(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
     for name in ("var/cache/apt/archives", "var/lib/apt/lists"):
         tree.remove_below(root / name)
-    (root / "etc/apt/sources.list").write_text("# No archive is set here: the site names its own (see cloud-init's 'apt').\n")
+    (root / "etc/apt/sources.list").write_text(
+        "# No archive is set here: the site names its own (see cloud-init's 'apt').\n"
+    )
 
 
 def _prune(package_cache: Path) -> None:
