@@ -176,7 +176,8 @@ def test(_context: Context, fast: bool = False, k: str = "") -> None:
     """
     from pipeline import quality
 
-    raise SystemExit(quality.test(fast=fast, expression=k))
+    if code := quality.test(fast=fast, expression=k):
+        raise SystemExit(code)
 
 
 @task

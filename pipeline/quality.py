@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def test(*, fast: bool, expression: str = "") -> int:
 
     words = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
     words += [str(ROOT / part) for part in (FAST if fast else ALL)]
-    code = int(pytest.main([*words, *(["-k", expression] if expression else [])]))
+    with contextlib.chdir(ROOT):  # so that pytest names the files as a user would type them
+        code = int(pytest.main([*words, *(["-k", expression] if expression else [])]))
     if code == NO_TESTS_COLLECTED:
         raise InputError(f"no test matches {expression!r}", hint="leave out -k to run all of them")
     return code

@@ -19,7 +19,7 @@ from pipeline.core.errors import StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb
-from pipeline.image.plan import Plan, check, code_digest
+from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -58,6 +58,7 @@ def build(plan: Plan, build_dir: Path, *, refresh: bool = False) -> Built:
         if not refresh and (existing := up_to_date(plan, directory)):
             return existing
         log = build_dir / "logs" / f"{plan.name}.log"
+        check_machine(plan, cache_root=cache_root(), build_dir=build_dir)
         times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh))
     image = directory / f"{plan.name}.qcow2"
     return Built(directory, image, image.stat().st_size, times)
@@ -97,7 +98,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
     with progress.session(log) as session, Cache(cache_root()) as cache, cache.workspace() as workspace:
         progress.log(json.dumps(plan.inputs, indent=1))
         with progress.step("base"):
-            base = _base(plan, cache, workspace, build_dir, refresh=refresh)
+            base = _base(plan, cache, workspace, refresh=refresh)
         epoch = json.loads((base.path / "origin.json").read_text())["epoch"]
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
@@ -130,13 +131,9 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
         return session.times
 
 
-def _base(plan: Plan, cache: Cache, workspace: Path, build_dir: Path, *, refresh: bool) -> Entry:
-    has_base = not refresh and any(
-        entry.kind == "base" and entry.inputs == plan.base_inputs for entry in cache.entries()
-    )
-    check(plan, cache_root=cache_root(), build_dir=build_dir, has_base=has_base)
-
+def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
     def make(target: Path) -> None:
+        check_sources(plan, cache_root=cache_root())
         scratch = workspace / "base"
         scratch.mkdir()
         deb.make(

@@ -183,29 +183,41 @@ def _epoch() -> int | None:
     return int(text)
 
 
-def check(plan: Plan, *, cache_root: Path, build_dir: Path, has_base: bool) -> None:
-    """Make every check that can fail before work begins.
+def check_machine(plan: Plan, *, cache_root: Path, build_dir: Path) -> None:
+    """Check that this machine can carry a plan out; to be called outside of the private namespace.
 
     Args:
         plan: the plan.
         cache_root: directory of the cache.
         build_dir: directory of the images.
-        has_base: whether the base tree is cached, so that nothing needs to be downloaded.
 
     Raises:
         DependencyError: a tool, a kernel feature or a privilege is missing.
         StorageError: there is not enough space.
-        NetworkError: a package source cannot be reached.
     """
     for tool in TOOLS:
         process.require(tool, hint="run ./invoke once: it installs what is missing")
     namespace.check_available()
     check_runnable(plan.arch)
-    _check_space(cache_root, SPACE_WARM if has_base else SPACE_COLD)
-    _check_space(build_dir, SPACE_WARM // 3)
-    if not has_base:
-        with progress.step("check package sources"):
-            deb.check(plan.release.base, plan.sources)
+    check_space(cache_root, SPACE_WARM)
+    check_space(build_dir, SPACE_WARM // 3)
+
+
+def check_sources(plan: Plan, *, cache_root: Path) -> None:
+    """Check what a base tree needs that is not in the cache.
+
+    Args:
+        plan: the plan.
+        cache_root: directory of the cache.
+
+    Raises:
+        DependencyError: a tool or a signing key is missing.
+        StorageError: there is not enough space.
+        NetworkError: a package source cannot be reached.
+    """
+    check_space(cache_root, SPACE_COLD)
+    with progress.step("check package sources"):
+        deb.check(plan.release.base, plan.sources)
 
 
 def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:
@@ -232,7 +244,8 @@ def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:
         )
 
 
-def _check_space(directory: Path, needed: int) -> None:
+def check_space(directory: Path, needed: int) -> None:
+    """Raise StorageError unless so many bytes are free where a directory is, or will be made."""
     existing = next(parent for parent in [directory, *directory.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

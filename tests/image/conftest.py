@@ -29,10 +29,9 @@ SSH_SECONDS = 120
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("image", "image under test (./invoke verify sets these)")
+    group = parser.getgroup("image", "image under test (./invoke verify sets these, and testinfra's --ssh-config)")
     group.addoption("--image", type=Path, help="directory of the image: the one with manifest.json")
     group.addoption("--tree", type=Path, help="its root file system as a directory: nothing is booted")
-    group.addoption("--ssh-config", help="ssh_config that reaches a machine booted from it")
     group.addoption("--firmware", choices=["bios", "uefi"], help="what the machine started with")
     group.addoption("--facts", type=Path, help="file that takes what the system said of itself, as JSON")
     group.addoption("--kernel-update", type=Path, help="kernel package to update to")
