@@ -3,6 +3,7 @@
 from pipeline.image.build import Built, build, clean, up_to_date
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
+from pipeline.image.kernel_update import other_kernel
 from pipeline.image.plan import Plan, resolve
 from pipeline.image.show import outcome, plan_text, print_rows, rows
 
@@ -13,6 +14,7 @@ __all__ = [
     "clean",
     "inspect",
     "inspection_text",
+    "other_kernel",
     "outcome",
     "plan_text",
     "print_rows",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,12 @@ def kernels(root: Path) -> tuple[str, ...]:
     found = [file.name.removeprefix("vmlinuz-") for file in (root / "boot").glob("vmlinuz-*")]
     if not found:
         raise PipelineError("the tree has no kernel", hint="name a kernel package in the profile")
-    return tuple(sorted(found, key=_version_key, reverse=True))
+    return newest_first(found)
+
+
+def newest_first(versions: Iterable[str]) -> tuple[str, ...]:
+    """Sort kernel versions by their numbers, the newest first."""
+    return tuple(sorted(versions, key=_version_key, reverse=True))
 
 
 def _version_key(version: str) -> list[tuple[int, str]]:

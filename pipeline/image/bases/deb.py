@@ -154,6 +154,45 @@ def _check_keys(base: DebBase) -> None:
         )
 
 
+def private_apt(base: DebBase, arch: Architecture, sources: Sequence[Source], workspace: Path) -> list[str]:
+    """Set up an apt of its own, with the profile's sources and keys, and read its indexes.
+
+    Args:
+        base: the profile's base.
+        arch: for which architecture.
+        sources: from :func:`resolve_sources`.
+        workspace: empty directory that holds it.
+
+    Returns:
+        Options for ``apt-get`` and ``apt-cache``.
+
+    Raises:
+        ToolError: the indexes cannot be had.
+    """
+    root = workspace / "apt"
+    for name in (
+        "etc/apt/preferences.d",
+        "var/lib/apt/lists/partial",
+        "var/cache/apt/archives/partial",
+        "var/lib/dpkg",
+    ):
+        (root / name).mkdir(parents=True)
+    (root / "var/lib/dpkg/status").touch()
+    (root / "etc/apt/sources.list").write_text("\n".join(_source_lines(base, sources)) + "\n")
+    settings = {
+        "Dir": root,
+        "Dir::State::status": root / "var/lib/dpkg/status",
+        "Dir::Etc::Trusted": _trusted_keys(base, workspace),
+        "APT::Architecture": arch.deb,
+        "APT::Architectures": arch.deb,
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+    }
+    words = [f"--option={name}={value}" for name, value in settings.items()]
+    process.run(["apt-get", *words, "update"], network=True, what="reading the package indexes")
+    return words
+
+
 def make(
     base: DebBase,
     arch: Architecture,
@@ -219,7 +258,11 @@ def _command(
     words += [f"--aptopt={line}" for line in _machine_connection()]
     words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
     words += [f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
-    return words + [f"deb {source.uri} {source.suite} {' '.join(base.components)}" for source in sources]
+    return words + _source_lines(base, sources)
+
+
+def _source_lines(base: DebBase, sources: Sequence[Source]) -> list[str]:
+    return [f"deb {source.uri} {source.suite} {' '.join(base.components)}" for source in sources]
 
 
 def _machine_connection() -> list[str]:
