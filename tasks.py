@@ -11,7 +11,9 @@ from invoke.tasks import task
 from pipeline.core.console import command
 
 if TYPE_CHECKING:
+    from pipeline.core.arch import Architecture
     from pipeline.image import Plan
+    from pipeline.profile import Release
 
 ROOT = Path(__file__).resolve().parent
 PROFILES, OVERLAYS, BUILD = ROOT / "osprofiles", ROOT / "overlays", ROOT / "build"
@@ -24,23 +26,30 @@ WHICH = {
 # What a command needs is imported when it runs: './invoke --list' has to be quick.
 
 
-def _plan(os: str, release: str, arch: str, mirror: str = "") -> Plan:
-    from pipeline import image, profile
+def _arch(name: str) -> Architecture:
     from pipeline.core.arch import Architecture
 
-    chosen = Architecture.parse(arch) if arch else Architecture.host()
+    return Architecture.parse(name) if name else Architecture.host()
+
+
+def _plan(os: str, release: str, arch: str, mirror: str) -> Plan:
+    from pipeline import image, profile
+
     found = profile.find(os, PROFILES)
-    return image.resolve(found, release or None, chosen, overlays=OVERLAYS, mirror=mirror or None)
+    return image.resolve(found, release or None, _arch(arch), overlays=OVERLAYS, mirror=mirror or None)
+
+
+def _release(os: str, release: str, arch: str) -> Release:
+    from pipeline import profile
+
+    return profile.select(profile.find(os, PROFILES), release or None, _arch(arch))
 
 
 def _directory(os: str, release: str, arch: str) -> Path:
     from pipeline import profile
-    from pipeline.core.arch import Architecture
 
-    chosen = Architecture.parse(arch) if arch else Architecture.host()
-    found = profile.find(os, PROFILES)
-    profile.select(found, release or None, chosen)
-    return BUILD / f"{os}-{release or found.default_release}-{chosen}"
+    _release(os, release, arch)
+    return BUILD / f"{os}-{release or profile.find(os, PROFILES).default_release}-{_arch(arch)}"
 
 
 @task(
@@ -92,7 +101,7 @@ def list_images(_context: Context) -> None:
     | {
         "firmware": "bios or uefi (default: both where the architecture has both)",
         "offline": "do not boot; run the part of the suite that needs no running system",
-        "kernel-update": "kernel package (.deb) to install in the update test",
+        "kernel-update": "kernel package to install in the update test (default: another one from the image's package sources)",
     }
 )
 @command
@@ -109,15 +118,16 @@ def verify(
 
     Example: ./invoke verify --os debian --arch arm64
     """
-    from pipeline import lab
+    from pipeline import image, lab
+    from pipeline.core import progress
 
-    result = lab.verify(
-        _directory(os, release, arch),
-        firmware=lab.Firmware.parse(firmware) if firmware else None,
-        offline=offline,
-        kernel_update=Path(kernel_update) if kernel_update else None,
-    )
-    print(result)
+    directory, found = _directory(os, release, arch), _release(os, release, arch)
+    with progress.session(BUILD / "logs" / f"verify-{directory.name}.log"):
+        update = Path(kernel_update) if kernel_update else None
+        if not kernel_update and not offline:
+            update = image.other_kernel(found.base, _arch(arch), directory)
+        chosen = lab.Firmware.parse(firmware) if firmware else None
+        lab.verify(directory, firmware=chosen, offline=offline, kernel_update=update)
 
 
 @task(help=WHICH | {"firmware": "bios or uefi (default: uefi)"})
@@ -141,10 +151,9 @@ def inspect(_context: Context, os: str = "debian", release: str = "", arch: str 
     Example: ./invoke inspect --arch arm64
     """
     from pipeline import image, lab
-    from pipeline.core.arch import Architecture
 
     directory = _directory(os, release, arch)
-    accelerated = lab.choose_accelerator(Architecture.host()).kind is lab.Kind.KVM
+    accelerated = lab.choose_accelerator(_arch("")).kind is lab.Kind.KVM
     found = image.inspect(directory / f"{directory.name}.qcow2", accelerated=accelerated)
     print(image.inspection_text(found))
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core import process, progress
+from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import PipelineError
 from pipeline.image.bases import deb
 from pipeline.image.boot import newest_first
-from pipeline.image.plan import Plan
+from pipeline.profile import DebBase
 
 
-def other_kernel(plan: Plan, installed: Sequence[str]) -> Path | None:
-    """Fetch a kernel package that is not in the image.
+def other_kernel(base: DebBase, arch: Architecture, directory: Path) -> Path | None:
+    """Fetch a kernel package that is not in an image, from where the image's own packages came.
 
     Args:
-        plan: the image's plan, for its package sources.
-        installed: kernel versions in the image, the newest first.
+        base: the profile's base, for its signing keys.
+        arch: the image's architecture.
+        directory: the image's directory, with its manifest.
 
     Returns:
         The package, in the cache; None if the sources have no other one or cannot be reached (the user is told).
@@ -30,15 +33,17 @@ def other_kernel(plan: Plan, installed: Sequence[str]) -> Path | None:
             Cache(cache_root()) as cache,
             cache.workspace() as workspace,
         ):
-            return _fetch(plan, installed, workspace)
+            manifest = json.loads((directory / "manifest.json").read_text())
+            sources = [deb.Source.model_validate(source) for source in manifest["provenance"]["sources"]]
+            settings = deb.private_apt(base, arch, sources, workspace)
+            return _fetch(settings, arch, manifest["kernels"], workspace)
     except PipelineError as error:
         progress.note(f"no other kernel could be fetched: {error.message.splitlines()[0]}")
         return None
 
 
-def _fetch(plan: Plan, installed: Sequence[str], workspace: Path) -> Path | None:
+def _fetch(settings: Sequence[str], arch: Architecture, installed: Sequence[str], workspace: Path) -> Path | None:
     flavour = installed[0].split("-", 2)[2]  # 6.1.0-56-cloud-amd64: the rest of the name after version and ABI
-    settings = deb.private_apt(plan.release.base, plan.arch, plan.sources, workspace)
     listed = process.run(["apt-cache", *settings, "pkgnames", "linux-image-"], capture=True).stdout.split()
     wanted = re.compile(rf"^linux-image-(\d[\d.]*-\d+-{re.escape(flavour)})$")
     others = {match[1] for name in listed if (match := wanted.match(name))} - set(installed)
@@ -48,7 +53,7 @@ def _fetch(plan: Plan, installed: Sequence[str], workspace: Path) -> Path | None
     target = cache_root() / "packages" / "kernel-updates"
     target.mkdir(parents=True, exist_ok=True)
     name = f"linux-image-{newest_first(others)[0]}"
-    words = ["apt-get", *settings, "download", f"{name}:{plan.arch.deb}"]
+    words = ["apt-get", *settings, "download", f"{name}:{arch.deb}"]
     process.run(words, cwd=workspace, network=True, what="fetching a kernel package")
     (package,) = workspace.glob("*.deb")
     return package.rename(target / package.name)

@@ -116,10 +116,10 @@ def _merged(path: str) -> str:
 
 
 def _directory_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return bytes per directory, two levels deep, the largest first."""
+    """Return bytes per directory, two levels deep, the largest first; each file counts once."""
     totals: Counter[str] = Counter()
     for path, size in sizes.items():
-        totals["/".join(path.split("/")[:2])] += size
+        totals["/".join(path.split("/")[:-1][:2]) or "."] += size
     return {path: size for path, size in totals.most_common() if size >= 1024**2}
 
 
