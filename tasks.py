@@ -101,7 +101,7 @@ def list_images(_context: Context) -> None:
     | {
         "firmware": "bios or uefi (default: both where the architecture has both)",
         "offline": "do not boot; run the part of the suite that needs no running system",
-        "kernel-update": "kernel package to install in the update test (default: another one from the image's package sources)",
+        "kernel-update": "kernel package for the update test (default: from where the image's packages came)",
     }
 )
 @command
