@@ -139,7 +139,8 @@ def _files_of(description: Mapping[str, object], arch: Architecture) -> UefiFile
     if not _is_wanted(description, arch):
         return None
     mapping = description["mapping"]
-    assert isinstance(mapping, dict)
+    if not isinstance(mapping, dict):
+        raise TypeError("mapping has to be an object")
     if mapping["device"] != "flash" or "nvram-template" not in mapping:
         return None
     code, variables = (_flash_file(mapping[name]) for name in ("executable", "nvram-template"))

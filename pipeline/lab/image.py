@@ -11,7 +11,7 @@ import pydantic
 
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, VerificationError
-from pipeline.profile.model import Expectations
+from pipeline.profile import Expectations
 
 if TYPE_CHECKING:
     from pathlib import Path

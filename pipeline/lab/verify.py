@@ -66,15 +66,29 @@ class VerifyResult:
     image: str
     runs: tuple[Run, ...]
 
+    def __str__(self) -> str:
+        lines = [f"{self.image} keeps its promises"]
+        for run in self.runs:
+            boot = "" if run.boot_seconds is None else f"; ssh answered after {run.boot_seconds:.0f} s"
+            lines.append(f"  {run.kind}: {run.passed} passed, {run.skipped} skipped in {run.seconds:.0f} s{boot}")
+            lines.append(f"    {run.report}")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
-class _Reports:
-    """Where one run leaves its papers."""
+class Reports:
+    """Where one run leaves its papers.
+
+    Attributes:
+        directory: beside the image.
+        kind: ``uefi``, ``bios`` or ``offline``.
+    """
 
     directory: Path
     kind: str
 
     def path(self, suffix: str) -> Path:
+        """Return the file with this suffix."""
         return self.directory / f"{self.kind}.{suffix}"
 
 
@@ -116,14 +130,14 @@ def verify(
     with cache.Cache(cache.cache_root()) as store:
         if offline:
             with store.workspace() as directory:
-                return _judge(image, (_run_offline(image, directory, suite, _Reports(reports, "offline")),))
+                return judge(image, (_run_offline(image, directory, suite, Reports(reports, "offline")),))
         runs: list[Run] = []
         for kind in (firmware,) if firmware else Firmware.of(image.arch):
             with store.workspace() as directory:
                 runs.append(
-                    _run_booted(image, kind, directory, suite, _Reports(reports, kind), kernel_update, full=not runs)
+                    _run_booted(image, kind, directory, suite, Reports(reports, kind), kernel_update, full=not runs)
                 )
-    return _judge(image, tuple(runs))
+    return judge(image, tuple(runs))
 
 
 def _check_options(image: images.Image, firmware: Firmware | None, offline: bool, kernel_update: Path | None) -> None:
@@ -140,7 +154,7 @@ def _run_booted(
     firmware: Firmware,
     directory: Path,
     suite: Path,
-    reports: _Reports,
+    reports: Reports,
     kernel_update: Path | None,
     *,
     full: bool,
@@ -159,7 +173,7 @@ def _run_booted(
     return run
 
 
-def _write_boot_times(run: Run, reports: _Reports, accelerator: Kind) -> None:
+def _write_boot_times(run: Run, reports: Reports, accelerator: Kind) -> None:
     facts = json.loads(run.facts.read_text(encoding="utf-8")) if run.facts.exists() else {}
     times = {
         "firmware": run.kind,
@@ -170,14 +184,14 @@ def _write_boot_times(run: Run, reports: _Reports, accelerator: Kind) -> None:
     reports.path("boot.json").write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
 
 
-def _run_offline(image: images.Image, directory: Path, suite: Path, reports: _Reports) -> Run:
+def _run_offline(image: images.Image, directory: Path, suite: Path, reports: Reports) -> Run:
     raw = directory / "disk.raw"
     with progress.step("unpack the image"):
         unbooted.to_raw(image.file, raw)
     return namespace.run_private(functools.partial(_look_inside, image, raw, directory / "tree", suite, reports))
 
 
-def _look_inside(image: images.Image, raw: Path, tree: Path, suite: Path, reports: _Reports) -> Run:
+def _look_inside(image: images.Image, raw: Path, tree: Path, suite: Path, reports: Reports) -> Run:
     """Run in the private namespace: there an ordinary user may own files of every id, and may remove them again."""
     tree.mkdir()
     try:
@@ -201,7 +215,7 @@ def _check_runnable(image: images.Image, tree: Path) -> None:
 
 
 def _run_suite(
-    image: images.Image, suite: Path, reports: _Reports, options: list[str], boot_seconds: float | None
+    image: images.Image, suite: Path, reports: Reports, options: list[str], boot_seconds: float | None
 ) -> Run:
     """Run pytest, which is to die with us like everything else."""
     junit, page, facts = reports.path("xml"), reports.path("html"), reports.path("facts.json")
@@ -223,7 +237,7 @@ def _run_suite(
     if status not in {0, TESTS_FAILED} or not junit.exists():
         hint = f"the full log is {progress.current().log_path}" if progress.current().log_path else ""
         raise ToolError(f"the suite {suite} could not run: pytest ended with exit status {status}", hint=hint)
-    run = _read_junit(junit, reports, boot_seconds)
+    run = read_junit(junit, reports, boot_seconds)
     progress.note(f"{run.kind}: {run.passed} passed, {len(run.failed)} failed, {run.skipped} skipped: {page}")
     return run
 
@@ -233,7 +247,8 @@ def _show_failure(line: str) -> None:
         progress.note(line)
 
 
-def _read_junit(junit: Path, reports: _Reports, boot_seconds: float | None) -> Run:
+def read_junit(junit: Path, reports: Reports, boot_seconds: float | None) -> Run:
+    """Return what pytest wrote into a JUnit file."""
     suite = ET.parse(junit).getroot().find("testsuite")  # noqa: S314  pytest wrote it a moment ago
     assert suite is not None
     failed, skipped, cases = [], 0, suite.findall("testcase")
@@ -250,8 +265,12 @@ def _read_junit(junit: Path, reports: _Reports, boot_seconds: float | None) -> R
     return Run(reports.kind, passed, tuple(failed), skipped, seconds, boot_seconds, page, facts)
 
 
-def _judge(image: images.Image, runs: tuple[Run, ...]) -> VerifyResult:
-    """Raise if anything failed, or if two first boots made the same identity."""
+def judge(image: images.Image, runs: tuple[Run, ...]) -> VerifyResult:
+    """Return the result.
+
+    Raises:
+        VerificationError: a test failed, or two first boots made the same identity.
+    """
     failed = [f"  {run.kind}: {name}" for run in runs for name in run.failed] + _shared_identity(runs)
     if not failed:
         return VerifyResult(image.name, runs)

@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("image") is None or not (config.getoption("tree") or config.getoption("ssh_config")):
+    if config.getoption("image", None) is None or not (config.getoption("tree") or config.getoption("ssh_config")):
         raise pytest.UsageError("this suite needs an image and a way to look at it; run it with: ./invoke verify")
 
 
