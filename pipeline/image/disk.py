@@ -161,8 +161,9 @@ def _write_table(raw: Path, layout: Layout) -> None:
 def _write_esp(raw: Path, files: Path, layout: Layout, epoch: int) -> None:
     esp = layout.partition("esp")
     volume = layout.identity.esp.replace("-", "")
-    words: list[process.Argument] = ["mkfs.vfat", "-F", "32", "-S", str(SECTOR), "-s", "1", "-n", "ESP", "-i", volume]
-    words += ["--invariant", f"--offset={esp.start // SECTOR}", raw, str(esp.size // 1024)]
+    # --invariant fixes times, but also the volume id: ours must come after it.
+    words: list[process.Argument] = ["mkfs.vfat", "--invariant", "-F", "32", "-S", str(SECTOR), "-s", "1"]
+    words += ["-n", "ESP", "-i", volume, f"--offset={esp.start // SECTOR}", raw, str(esp.size // 1024)]
     process.run(words, what="making the EFI system partition")
     for path, _ in tree.walk(files):
         os.utime(files / path, (epoch, epoch))

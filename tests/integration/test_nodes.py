@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root]
 def invoke(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the front door; what it says goes on to pytest's output, so that a failure shows all of it."""
     completed = subprocess.run([ROOT / "invoke", *words], capture_output=True, text=True, check=False)
-    print(completed.stdout, completed.stderr)
+    sys.stdout.write(completed.stdout + completed.stderr)
     return completed
 
 
