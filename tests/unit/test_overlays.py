@@ -400,17 +400,6 @@ def test_bootstrap_hook() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.root
-@pytest.mark.slow
-def test_bootstrap_hook_pulls_from_a_real_registry() -> None:
-    for program in ("podman", "docker-registry", "openssl", "curl"):
-        tool(program)
-    if os.geteuid() != 0:
-        pytest.skip("podman create needs root here")
-    done = run(tool("bats"), BATS / "cluster-bootstrap-pull.bats")
-    assert done.returncode == 0, done.stdout
-
-
 def test_hook_documents_every_key_and_exit_code() -> None:
     hook = (COMMON / "root/usr/lib/cluster/cluster-bootstrap").read_text()
     page = (ROOT / "docs/bootstrap-hook.md").read_text()

@@ -8,7 +8,7 @@ setup_file() {
     command -v "${tool}" >/dev/null || skip "${tool} is not installed"
   done
   ((EUID == 0)) || skip "podman create needs root here"
-  export WORK=${BATS_FILE_TMPDIR} HOOK=${BATS_TEST_DIRNAME}/../../../overlays/common/root/usr/lib/cluster/cluster-bootstrap
+  export WORK=${BATS_FILE_TMPDIR} HOOK=${BATS_TEST_DIRNAME}/../../overlays/common/root/usr/lib/cluster/cluster-bootstrap
   export CONTAINERS_STORAGE_CONF=${WORK}/storage.conf
   printf '[storage]\ndriver="vfs"\ngraphroot="%s/graph"\nrunroot="%s/run"\n' "${WORK}" "${WORK}" >"${CONTAINERS_STORAGE_CONF}"
   start_registry
