@@ -71,7 +71,7 @@ def _row(os_name: str, release: str, arch: str, directory: Path) -> Row:
         manifest = json.loads((directory / "manifest.json").read_text())
         created = datetime.datetime.fromisoformat(manifest["created"])
         size = (directory / manifest["image"]["file"]).stat().st_size
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return Row(os_name, release, arch, None, None)
     age = (datetime.datetime.now(datetime.UTC) - created).total_seconds()
     return Row(os_name, release, arch, size, age)
