@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -107,14 +108,19 @@ class Plan(BaseModel):
 
 
 def code_digest(*names: str) -> str:
-    """Return the sha256 of files and directories of this room: what made a cached step is one of its inputs."""
+    """Return the sha256 of files and directories of this room: what made a cached step is one of its inputs.
+
+    Python counts by what it means: a comment or another way to break a line rebuilds nothing.
+    """
     total = hashlib.sha256()
     for name in names:
         path = CODE / name
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                total.update(f"{file.relative_to(CODE)} {tree.file_sha256(file)}\n".encode())
+                text = file.read_text()
+                meaning = ast.unparse(ast.parse(text)) if file.suffix == ".py" else text
+                total.update(f"{file.relative_to(CODE)}\0{meaning}\0".encode())
     return total.hexdigest()
 
 
