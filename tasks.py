@@ -199,3 +199,15 @@ def lint(_context: Context) -> None:
     from pipeline import quality
 
     quality.lint()
+
+
+@task(help={"n": "how often each is measured (default: 3)"})
+@command
+def benchmark(_context: Context, n: int = 3) -> None:
+    """Measure builds, rebuilds, sizes and memory on this machine: benchmarks/report.md and report.json.
+
+    Example: ./invoke benchmark -n 5
+    """
+    from benchmarks.__main__ import main
+
+    main(["-n", str(n)])
