@@ -181,6 +181,7 @@ def _running_facts(services: Sequence[str], modules: Sequence[str], console: str
         "efi": "[ -d /sys/firmware/efi ]",
         "getty": f"systemctl is-active serial-getty@{console}.service",
         "boot-time": "systemd-analyze time",
+        "slowest": "systemd-analyze blame --no-pager | head -15",
         "kernel": "uname -r",
         "journal-size": "journalctl --disk-usage",
         "hostname": "hostname",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.lab.image import Image
 
 SSH_SECONDS = 120
+GATHER_SECONDS = 1800  # waits for the end of the boot; nothing here waits for ever
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -94,7 +95,7 @@ def facts(pytestconfig: pytest.Config, request: pytest.FixtureRequest, image: Im
         )
     )
     if tree is None:
-        output = str(request.getfixturevalue("host").run("sh -c %s", script).stdout)
+        output = str(request.getfixturevalue("host").run("timeout %s sh -c %s", str(GATHER_SECONDS), script).stdout)
     else:
         output = namespace.in_tree(tree, ["sh", "-c", script], capture=True, what="looking at the image").stdout
     found = gathering.parse(output)

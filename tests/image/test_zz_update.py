@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.lab.facts import Fact
 
 POLL_SECONDS = 3.0
+UPDATE_SECONDS = 1800  # under emulation, on a busy host
 MAKE_BOOT_FILES = """
 set -eu
 if command -v update-initramfs >/dev/null; then update-initramfs -u -k all && update-grub
@@ -71,8 +72,8 @@ def _reboot(host: Any, old_boot: str, seconds: float) -> None:  # noqa: ANN401
 def _install(host: Any, package: Path, copy_in: Callable[[Path, str], None]) -> None:  # noqa: ANN401
     target = f"/root/{package.name}"
     copy_in(package, target)
-    command = "dpkg -i %s" if package.suffix == ".deb" else "rpm -i --oldpackage %s"
-    done = host.run(command, target)
+    command = "dpkg -i" if package.suffix == ".deb" else "rpm -i --oldpackage"
+    done = host.run(f"timeout %s {command} %s", str(UPDATE_SECONDS), target)
     assert done.rc == 0, done.stdout + done.stderr
 
 
@@ -101,7 +102,7 @@ def test_update_of_kernel_or_initramfs_and_reboot(
     now = int(float(host.run("date +%s").stdout))
     before = _ask(host, SUMMARY % now)
     if package is None:
-        made = host.run("sh -c %s", MAKE_BOOT_FILES)
+        made = host.run("timeout %s sh -c %s", str(UPDATE_SECONDS), MAKE_BOOT_FILES)
         assert made.rc == 0, made.stdout + made.stderr
     else:
         _install(host, package, copy_in)
