@@ -35,7 +35,7 @@ def seal(root: Path, epoch: int, changes: Path) -> None:
     for pattern in REMOVED:
         for path in root.glob(pattern):
             _remove(path)
-    _empty_logs(root / "var/log")
+    tree.remove_files_below(root / "var/log")  # services expect their directories there, with their owners
     (root / "etc/machine-id").write_text("")
     tree.clamp_times(changes, epoch)
 
@@ -46,11 +46,3 @@ def _remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink()
-
-
-def _empty_logs(logs: Path) -> None:
-    """Remove log files but keep directories: services expect theirs, with their owner."""
-    for path, _ in list(tree.walk(logs)):
-        file = logs / path
-        if file.is_symlink() or not file.is_dir():
-            file.unlink()

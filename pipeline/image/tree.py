@@ -98,6 +98,15 @@ def remove_below(directory: Path) -> None:
             Path(entry.path).unlink()
 
 
+def remove_files_below(directory: Path) -> None:
+    """Remove everything inside a directory but its directories; one that is missing is fine."""
+    if not directory.is_dir() or directory.is_symlink():
+        return
+    for path, status in list(walk(directory)):
+        if not stat.S_ISDIR(status.st_mode):
+            (directory / path).unlink()
+
+
 def inside(root: Path, path: str) -> Path:
     """Return where a path of the tree is on the host, resolving the tree's links within the tree.
 

@@ -234,6 +234,9 @@ def make(
             "SLIM_CONFIG": str(slim),
             "RELEASES": str(releases),
             "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
+            "OFFER": str(HOOKS / "offer.sh"),
+            "TREE": str(root),
+            "SCRATCH": str(workspace),
             "TMPDIR": str(workspace),
         },
         network=True,
@@ -256,6 +259,7 @@ def _command(
         "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
     ]  # fmt: skip
     words += [f"--aptopt={line}" for line in _machine_connection()]
+    words += ['--aptopt=APT::Update::Post-Invoke-Success {"set -f; IFS=; $OFFER";}']  # any path is one word then
     words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
     words += [f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
     return words + _source_lines(base, sources)
@@ -330,8 +334,10 @@ def _tidy(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
     for name in ("etc/hostname", "etc/resolv.conf"):
         (root / name).unlink(missing_ok=True)
-    for name in ("var/cache/apt/archives", "var/lib/apt/lists"):
+    # Times and inode numbers in logs and caches would make every tree differ from the last one of the same packages.
+    for name in ("var/cache/apt/archives", "var/cache/ldconfig", "var/lib/apt/lists"):
         tree.remove_below(root / name)
+    tree.remove_files_below(root / "var/log")
     (root / "etc/apt/sources.list").write_text(
         "# No archive is set here: the site names its own (see cloud-init's 'apt').\n"
     )

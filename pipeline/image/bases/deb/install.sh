@@ -2,16 +2,17 @@
 # mmdebstrap essential hook: installs the profile's packages with this machine's apt.
 #
 # Arguments: $1 the tree.
-# Environment: PACKAGES (what to install), DPKG_SPLIT (stands in for dpkg), MMDEBSTRAP_APT_CONFIG (of mmdebstrap).
+# Environment: PACKAGES (what to install), DPKG_SPLIT (stands in for dpkg), SCRATCH (directory of intermediate files),
+# MMDEBSTRAP_APT_CONFIG (of mmdebstrap).
 set -Eeuo pipefail
 
-: "${PACKAGES?}" "${DPKG_SPLIT?}" "${MMDEBSTRAP_APT_CONFIG?}"
+: "${PACKAGES?}" "${DPKG_SPLIT?}" "${SCRATCH?}" "${MMDEBSTRAP_APT_CONFIG?}"
 
 # This machine's dpkg unpacks, so it must follow the tree's settings and not its own. The mount is private.
 mount --bind "$1/etc/dpkg/dpkg.cfg.d" /etc/dpkg/dpkg.cfg.d
 export TREE=$1
 # shellcheck disable=SC2086  # PACKAGES is a list of words
-APT_CONFIG=${MMDEBSTRAP_APT_CONFIG} apt-get --yes \
+APT_CONFIG=${MMDEBSTRAP_APT_CONFIG} TMPDIR=${SCRATCH} apt-get --yes \
   -o Dir::Bin::dpkg="${DPKG_SPLIT}" \
   -o Dpkg::Use-Pty=false \
   install ${PACKAGES}

@@ -1,11 +1,11 @@
 #!/bin/bash
-# mmdebstrap setup hook: settings and already downloaded packages go into the empty tree.
+# mmdebstrap setup hook: settings go into the empty tree.
 #
 # Arguments: $1 the tree.
-# Environment: PACKAGE_CACHE (downloaded packages), SLIM_CONFIG (dpkg path filters), AVOID (packages never taken).
+# Environment: SLIM_CONFIG (dpkg path filters), AVOID (packages never taken).
 set -Eeuo pipefail
 
-: "${PACKAGE_CACHE?}" "${SLIM_CONFIG?}" "${AVOID?}"
+: "${SLIM_CONFIG?}" "${AVOID?}"
 
 tree=$1
 mkdir -p "${tree}/etc/dpkg/dpkg.cfg.d" "${tree}/etc/apt/preferences.d" "${tree}/var/cache/apt/archives"
@@ -14,5 +14,3 @@ cp "${SLIM_CONFIG}" "${tree}/etc/dpkg/dpkg.cfg.d/slim"
 for package in ${AVOID}; do
   printf 'Package: %s\nPin: release *\nPin-Priority: -1\n\n' "${package}"
 done >"${tree}/etc/apt/preferences.d/avoid"
-# Hard links cost nothing and need no lock: apt checks every archive it finds against the signed index.
-find "${PACKAGE_CACHE}" -maxdepth 1 -name '*.deb' -exec cp --link --target-directory="${tree}/var/cache/apt/archives" {} +
