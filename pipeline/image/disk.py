@@ -9,14 +9,16 @@ qemu-img(1); for the partition types the Discoverable Partitions Specification; 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import process
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, ToolError
 from pipeline.image import tree
 from pipeline.image.boot import Identity
 from pipeline.profile import Disk
@@ -41,6 +43,7 @@ BOOT_DRIVE_CHECK = 0x66
 BOOT_CODE_SIZE = 440
 # The first sector of the core image ends in a list of (first sector, length, segment) of the rest.
 CORE_BLOCKLIST = 0x1F4
+ROOT_INODE = 2
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,41 @@ def _write_root(raw: Path, root: Path, disk: Disk, layout: Layout, epoch: int, w
     words += [raw, f"{part.size // 1024}k"]
     env = {"MKE2FS_CONFIG": str(config), "SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
     process.run(words, env=env, what="making the root file system")
+    _set_inode_times(f"{raw}?offset={part.start}", epoch, workspace)
+
+
+def _set_inode_times(device: str, epoch: int, workspace: Path) -> None:
+    """Set the two times of each inode that no system call can set or that reading changes: ctime and atime.
+
+    mke2fs takes them from the tree, where they say when this build ran (decision D7).
+    """
+    commands = workspace / "inode-times"
+    with commands.open("w") as stream:
+        for inode in _used_inodes(device):
+            stream.write(f"sif <{inode}> ctime @{epoch}\nsif <{inode}> atime @{epoch}\n")
+    words = ["debugfs", "-w", "-f", str(commands), device]
+    env = {"E2FSPROGS_FAKE_TIME": str(epoch)}
+    # Captured, so that its echo of every command is not logged.
+    done = process.run(words, env=env, capture=True, what="setting the times of the root file system")
+    complaints = [line for line in done.tail if not line.startswith("debugfs ")]  # it exits with 0 whatever happens
+    if complaints:
+        raise ToolError(f"setting the times of the root file system: {complaints[0]}", hint="see the log of this step")
+
+
+def _used_inodes(device: str) -> Iterator[int]:
+    words = ["dumpe2fs", device]
+    shown = process.run(words, capture=True, what="reading the root file system").stdout
+    count, first = (int(_after(shown, name)) for name in ("Inode count:", "First inode:"))
+    ranges = [
+        piece.split("-") for line in re.findall(r"^  Free inodes: (.+)$", shown, re.M) for piece in line.split(", ")
+    ]
+    free = {number for ends in ranges for number in range(int(ends[0]), int(ends[-1]) + 1)}
+    yield ROOT_INODE
+    yield from (number for number in range(first, count + 1) if number not in free)
+
+
+def _after(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).strip()
 
 
 def convert(raw: Path, target: Path) -> None:
