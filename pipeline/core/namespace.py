@@ -14,6 +14,7 @@ import getpass
 import os
 import pickle
 import pwd
+import select
 import signal
 import sys
 import traceback
@@ -140,21 +141,22 @@ def _keep(function: Callable[[], T], ready: int, mapped: int, result: int) -> No
     """Enter the namespaces, start the worker as their first process and end as it ends."""
     status = 1
     try:
-        _die_with_parent()
+        _die_with_caller(result)
         if os.geteuid() != 0:
             _unshare(CLONE_NEWUSER)
         os.write(ready, b"r")
-        os.read(mapped, 1)
+        if not os.read(mapped, 1):
+            os._exit(1)  # the caller gave up, and has an error of its own to show
         if os.geteuid() != 0:
             raise DependencyError("the user namespace could not be mapped", hint="see the message above")
         _unshare(CLONE_NEWNS | CLONE_NEWPID)
         worker = os.fork()
         if worker == 0:
             _work(function, result)
-        os.close(result)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: os.kill(worker, signal.SIGINT))
-        _die_with_parent()
+        _die_with_caller(result)
+        os.close(result)
         _, status = os.waitpid(worker, 0)
     except BaseException as error:  # noqa: BLE001  everything must reach the parent through the pipe
         _answer(result, None, error)
@@ -165,8 +167,9 @@ def _keep(function: Callable[[], T], ready: int, mapped: int, result: int) -> No
 def _work(function: Callable[[], T], result: int) -> NoReturn:
     """Be the first process of the namespace: private mounts, own /proc, then the function."""
     try:
-        _die_with_parent()
+        _die_with_caller(result)
         signal.signal(signal.SIGINT, _interrupt_once)
+        os.umask(0o022)  # the same on every machine, like the environment of programs
         mount(None, Path("/"), flags=MS_REC | MS_PRIVATE)
         mount("proc", Path("/proc"), kind="proc", flags=MS_NOSUID_NODEV_NOEXEC)
         _answer(result, function(), None)
@@ -188,13 +191,22 @@ def _answer(descriptor: int, value: object, error: BaseException | None) -> None
     if error is not None and not isinstance(error, PipelineError | KeyboardInterrupt):
         traceback.print_exception(error)
         error = PipelineError(f"unexpected {type(error).__name__}: {error}", hint="this is a defect; see the traceback")
+    answer = pickle.dumps((value, error))  # whole before the first byte goes out: it may fail
     with os.fdopen(descriptor, "wb", closefd=False) as stream:
-        pickle.dump((value, error), stream)
+        stream.write(answer)
 
 
-def _die_with_parent() -> None:
-    """Be killed when the parent ends; set anew after every change of credentials, which clears it (prctl(2))."""
+def _die_with_caller(result: int) -> None:
+    """Be killed when the parent ends; set anew after every change of credentials, which clears it (prctl(2)).
+
+    Args:
+        result: the pipe that the caller reads. If nobody reads it any more, the caller's end came before this.
+    """
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    watch = select.poll()
+    watch.register(result, 0)
+    if watch.poll(0):
+        os._exit(1)
 
 
 def _unshare(flags: int) -> None:
