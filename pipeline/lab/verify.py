@@ -7,15 +7,17 @@ the same for both, only the way to them differs, and that is proven by the boot 
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import cache, namespace, process, progress
-from pipeline.core.errors import DependencyError, InputError, ToolError, VerificationError
+from pipeline.core.errors import DependencyError, InputError, StorageError, ToolError, VerificationError
 from pipeline.lab import image as images
 from pipeline.lab import offline as unbooted
 from pipeline.lab.accelerator import Kind
@@ -120,13 +122,13 @@ def verify(
         VerificationError: a test failed, or the machine did not come up.
         InputError: there is no such image, or an option does not fit it.
         DependencyError: something is missing on this machine.
+        StorageError: the reports cannot be written.
     """
     image = images.read(image_dir)
     _check_options(image, firmware, offline, kernel_update)
     with progress.step(f"check {image.file.name}"):
         images.check_unchanged(image)
-    reports = image.directory / REPORTS
-    reports.mkdir(exist_ok=True)
+    reports = _report_directory(image)
     with cache.Cache(cache.cache_root()) as store:
         if offline:
             with store.workspace() as directory:
@@ -138,6 +140,18 @@ def verify(
                     _run_booted(image, kind, directory, suite, Reports(reports, kind), kernel_update, full=not runs)
                 )
     return judge(image, tuple(runs))
+
+
+def _report_directory(image: images.Image) -> Path:
+    path = image.directory / REPORTS
+    try:
+        path.mkdir(exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        hint = "verify as the user who built it, or free some space"
+        raise StorageError(f"reports cannot be written beside the image: {error}", hint=hint) from error
+    return path
 
 
 def _check_options(image: images.Image, firmware: Firmware | None, offline: bool, kernel_update: Path | None) -> None:

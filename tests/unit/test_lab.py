@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import DependencyError, InputError, PipelineError, ToolError, VerificationError
+from pipeline.core.errors import DependencyError, InputError, PipelineError, StorageError, ToolError, VerificationError
 from pipeline.lab import accelerator, console, facts, firmware, image, machine, offline, seed
 from pipeline.lab.accelerator import Accelerator, Kind
 from pipeline.lab.firmware import Firmware, FlashFile, UefiFiles
@@ -449,6 +449,14 @@ def test_options_that_do_not_fit(tmp_path: Path, arch: str, options: dict[str, A
     with pytest.raises(InputError, match=message):
         verify(write_image(tmp_path, arch), **options)
     assert not (tmp_path / "verify").exists()
+
+
+def test_reports_need_a_place(tmp_path: Path) -> None:
+    directory = write_image(tmp_path / "image")
+    (directory / "verify").write_text("in the way")
+    with pytest.raises(StorageError, match="reports cannot be written beside the image") as caught:
+        verify(directory)
+    assert str(directory / "verify") in caught.value.message
 
 
 def test_shell_refuses_a_firmware_that_is_not_there(tmp_path: Path) -> None:
