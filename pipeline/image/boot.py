@@ -84,11 +84,8 @@ def make_initramfs(root: Path, epoch: int) -> None:
         ToolError: the generator failed.
     """
     env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": "/tmp"}  # noqa: S108  inside the sandbox
-    # The root file system's type decides which fsck goes in; its UUID does not matter here.
-    (root / "etc/fstab").write_text("UUID=00000000-0000-0000-0000-000000000000 / ext4 defaults 0 1\n")
     for version in kernels(root):
         namespace.in_tree(root, ["update-initramfs", "-c", "-k", version], env=env, what="making the initramfs")
-    (root / "etc/fstab").unlink()
 
 
 def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
