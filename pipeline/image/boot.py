@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from pipeline.core import namespace
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import PipelineError
@@ -110,6 +108,8 @@ def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Id
 
 
 def _template(name: str, **variables: object) -> str:
+    import jinja2  # here, as nearly every command imports this module and few render
+
     environment = jinja2.Environment(  # noqa: S701  configuration files, not HTML
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,

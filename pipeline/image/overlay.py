@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-
 from pipeline.core import namespace, progress
 from pipeline.core.cache import Json
 from pipeline.core.errors import InputError, ToolError
@@ -72,6 +70,8 @@ def _copy_file(root: Path, source: Path, path: str, variables: Mapping[str, obje
 
 
 def _render(source: Path, variables: Mapping[str, object]) -> str:
+    import jinja2  # here, as nearly every command imports this module and few render
+
     environment = jinja2.Environment(  # noqa: S701  configuration files, not HTML
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
