@@ -10,7 +10,6 @@ Sources: unshare(2), pid_namespaces(7), user_namespaces(7), newuidmap(1), prctl(
 from __future__ import annotations
 
 import ctypes
-import getpass
 import os
 import pickle
 import pwd
@@ -91,7 +90,10 @@ def _collect(keeper: int, results: IO[bytes]) -> Any:  # noqa: ANN401  what come
         os.waitpid(keeper, 0)
         raise
     if not answer:
-        raise PipelineError(f"the private worker ended without an answer (wait status {status})")
+        raise PipelineError(
+            f"the private worker ended without an answer (wait status {status})",
+            hint="somebody killed it; if that was the kernel, for lack of memory, 'dmesg' says so",
+        )
     value, error = pickle.loads(answer)  # noqa: S301  our own child wrote it
     if error is not None:
         raise error
@@ -114,7 +116,7 @@ def check_available() -> None:
 
 def _subordinate_range(table: Path) -> tuple[int, int]:
     """Return first id and count of the user's range in /etc/subuid or /etc/subgid (subuid(5))."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = _user()
     lines = table.read_text().splitlines() if table.exists() else []
     for line in lines:
         name, first, count = [*line.split(":"), "", ""][:3]
@@ -124,6 +126,14 @@ def _subordinate_range(table: Path) -> tuple[int, int]:
         f"user {user!r} is not root and has no range of {NEEDED_IDS} subordinate ids in {table}",
         hint=f"as root, run: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
     )
+
+
+def _user() -> str:
+    """Return the user's name, or the number where there is no name for it, as in many containers."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _map_ids(pid: int) -> None:
@@ -213,7 +223,7 @@ def _unshare(flags: int) -> None:
     if _libc.unshare(flags) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise DependencyError(
-            f"this machine does not let {getpass.getuser()!r} make a private namespace: {reason}",
+            f"this machine does not let {_user()!r} make a private namespace: {reason}",
             hint="as an ordinary user: sysctl kernel.unprivileged_userns_clone=1 "
             "(Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); in a container: run it with --privileged",
         )
@@ -233,22 +243,20 @@ def mount(source: str | None, target: Path, *, kind: str | None = None, flags: i
         raise DependencyError(f"cannot mount {kind or 'mount'} on {target}: {reason} (options: {options or 'none'})")
 
 
-def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path | None = None, work: Path | None = None) -> None:
-    """Mount directories as one tree with overlayfs.
+def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path, work: Path) -> None:
+    """Mount directories as one writable tree with overlayfs.
 
     Args:
         lower: read-only layers, the topmost first.
         target: existing directory on which the merged tree appears.
-        upper: directory that takes every change; without it the tree is read-only.
+        upper: directory that takes every change.
         work: empty directory beside ``upper`` that overlayfs needs.
 
     Raises:
         DependencyError: the file system below cannot carry overlayfs.
     """
-    layers = [*lower] if upper is not None or len(lower) > 1 else [*lower, *lower]
-    options = ["lowerdir=" + ":".join(_escape(layer) for layer in layers), "index=off", "metacopy=off"]
-    if upper is not None:
-        options += [f"upperdir={_escape(upper)}", f"workdir={_escape(work or upper)}"]
+    options = ["lowerdir=" + ":".join(_escape(layer) for layer in lower), "index=off", "metacopy=off"]
+    options += [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"]
     if not _is_initial_user_namespace():
         options.append("userxattr")
     try:
