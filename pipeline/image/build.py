@@ -99,7 +99,8 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
         progress.log(json.dumps(plan.inputs, indent=1))
         with progress.step("base"):
             base = _base(plan, cache, workspace, refresh=refresh)
-        epoch = json.loads((base.path / "origin.json").read_text())["epoch"]
+        origin = json.loads((base.path / "origin.json").read_text())
+        epoch = origin["epoch"]
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
         with progress.step("boot"):
@@ -122,10 +123,15 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
                     disk.convert(raw, image)
                 with progress.step("manifest"):
                     keys = {entry.kind: entry.key for entry in (base, overlays, initramfs)} | {"image": plan.key}
-                    manifest.write(
-                        staging, plan, root, image, _packages(base), kernels=kernels, epoch=epoch, keys=keys,
+                    facts = manifest.Facts(
+                        packages=_packages(base),
+                        kernels=kernels,
+                        epoch=epoch,
+                        keys=keys,
                         identifiers={"disk": layout.uuid, "root": layout.identity.root, "esp": layout.identity.esp},
-                    )  # fmt: skip
+                        maker=origin["tool"],
+                    )
+                    manifest.write(staging, plan, root, image, facts)
                 with progress.step("publish"):
                     _publish(staging, build_dir / plan.name)
         return session.times

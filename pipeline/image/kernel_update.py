@@ -12,6 +12,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import PipelineError
 from pipeline.image.bases import deb
+from pipeline.image.bases.sources import Source
 from pipeline.image.boot import newest_first
 from pipeline.profile import DebBase
 
@@ -34,7 +35,7 @@ def other_kernel(base: DebBase, arch: Architecture, directory: Path) -> Path | N
             cache.workspace() as workspace,
         ):
             manifest = json.loads((directory / "manifest.json").read_text())
-            sources = [deb.Source.model_validate(source) for source in manifest["provenance"]["sources"]]
+            sources = [Source.model_validate(source) for source in manifest["provenance"]["sources"]]
             settings = deb.private_apt(base, arch, sources, workspace)
             return _fetch(settings, arch, manifest["kernels"], workspace)
     except PipelineError as error:

@@ -12,6 +12,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import process
@@ -21,25 +22,34 @@ from pipeline.image.plan import Plan
 
 LARGEST = 10
 TOOLS = {
-    "mmdebstrap": ["mmdebstrap", "--version"],
     "mke2fs": ["mke2fs", "-V"],
     "qemu-img": ["qemu-img", "--version"],
     "sfdisk": ["sfdisk", "--version"],
 }
 
 
-def write(
-    target: Path,
-    plan: Plan,
-    root: Path,
-    image: Path,
-    packages: Sequence[Package],
-    *,
-    kernels: Sequence[str],
-    epoch: int,
-    keys: Mapping[str, str],
-    identifiers: Mapping[str, str],
-) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """What the steps of a build know about an image.
+
+    Attributes:
+        packages: installed packages.
+        kernels: versions of the kernels, the newest first.
+        epoch: time of the newest input, in seconds since 1970.
+        keys: key of every step.
+        identifiers: UUIDs of the disk.
+        maker: program and version that made the base tree.
+    """
+
+    packages: Sequence[Package]
+    kernels: Sequence[str]
+    epoch: int
+    keys: Mapping[str, str]
+    identifiers: Mapping[str, str]
+    maker: str
+
+
+def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> None:
     """Write an image's manifest and what belongs to it.
 
     Args:
@@ -47,15 +57,37 @@ def write(
         plan: what was built.
         root: the sealed tree.
         image: the finished qcow2.
-        packages: installed packages.
-        kernels: versions of the kernels, the newest first.
-        epoch: time of the newest input, in seconds since 1970.
-        keys: key of every step.
-        identifiers: UUIDs of the disk.
+        facts: what else is known.
     """
     sizes = {path: status.st_blocks * 512 for path, status in tree.walk(root)}
-    per_package = _package_sizes(root, packages, sizes)
-    manifest = {
+    per_package = _package_sizes(root, facts.packages, sizes)
+    checksum = tree.file_sha256(image)
+    manifest = _names(plan) | {
+        "epoch": facts.epoch,
+        "image": {
+            "file": image.name,
+            "size": image.stat().st_size,
+            "virtual_size": plan.release.disk.size,
+            "sha256": checksum,
+        },
+        "kernels": list(facts.kernels),
+        "identifiers": dict(facts.identifiers),
+        "steps": dict(facts.keys),
+        "expectations": plan.release.verify.model_dump(mode="json"),
+        "tree": {"size": sum(sizes.values()), "directories": _directory_sizes(sizes)},
+        "largest_packages": dict(sorted(per_package.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]),
+        "provenance": _provenance(plan, facts.maker),
+    }
+    _write_json(target / "manifest.json", manifest)
+    _write_json(target / "plan.json", plan.inputs)
+    rows = [package.model_dump() | {"size": per_package[package.name]} for package in facts.packages]
+    _write_json(target / "packages.json", rows)
+    (target / "sbom.cdx.json").write_text(_sbom(plan, facts.packages, facts.epoch))
+    _write_checksums(target, {image.name: checksum})
+
+
+def _names(plan: Plan) -> dict[str, object]:
+    return {
         "schema": 1,
         "name": plan.name,
         "os": plan.os,
@@ -65,36 +97,12 @@ def write(
         "codename": plan.release.codename,
         "arch": plan.arch.value,
         "key": plan.key,
-        "created": _iso(int(datetime.datetime.now(datetime.UTC).timestamp())),
-        "epoch": epoch,
-        "image": {
-            "file": image.name,
-            "size": image.stat().st_size,
-            "virtual_size": plan.release.disk.size,
-            "sha256": tree.file_sha256(image),
-        },
-        "kernels": list(kernels),
-        "identifiers": dict(identifiers),
-        "steps": dict(keys),
-        "expectations": plan.release.verify.model_dump(mode="json"),
-        "tree": {"size": sum(sizes.values()), "directories": _directory_sizes(sizes)},
-        "largest_packages": dict(sorted(per_package.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]),
-        "provenance": _provenance(plan),
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    _write_json(target / "manifest.json", manifest)
-    _write_json(target / "plan.json", plan.inputs)
-    rows = [package.model_dump() | {"size": per_package[package.name]} for package in packages]
-    _write_json(target / "packages.json", rows)
-    (target / "sbom.cdx.json").write_text(_sbom(plan, packages, epoch))
-    _write_checksums(target)
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def _iso(seconds: int) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _package_sizes(root: Path, packages: Sequence[Package], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -123,15 +131,12 @@ def _directory_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     return {path: size for path, size in totals.most_common() if size >= 1024**2}
 
 
-def _provenance(plan: Plan) -> dict[str, object]:
+def _provenance(plan: Plan, maker: str) -> dict[str, object]:
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
-    tools = {name: _first_line(words) for name, words in TOOLS.items()}
-    return {
-        "revision": revision or "unknown",
-        "sources": [source.model_dump() for source in plan.sources],
-        "tools": tools,
-    }
+    tools = {"base": maker} | {name: _first_line(words) for name, words in TOOLS.items()}
+    sources = [source.model_dump() for source in plan.sources]
+    return {"revision": revision or "unknown", "sources": sources, "tools": tools}
 
 
 def _first_line(words: list[str]) -> str:
@@ -171,7 +176,8 @@ def _sbom(plan: Plan, packages: Sequence[Package], epoch: int) -> str:
     return JsonV1Dot5(bom).output_as_string(indent=1) + "\n"
 
 
-def _write_checksums(target: Path) -> None:
+def _write_checksums(target: Path, known: Mapping[str, str]) -> None:
+    """Write SHA256SUMS over every file; what is known already is not read again."""
     files = sorted(file for file in target.iterdir() if file.is_file() and file.name != "SHA256SUMS")
-    lines = [f"{tree.file_sha256(file)}  {file.name}\n" for file in files]
+    lines = [f"{known.get(file.name) or tree.file_sha256(file)}  {file.name}\n" for file in files]
     (target / "SHA256SUMS").write_text("".join(lines))

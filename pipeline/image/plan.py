@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import os
 import re
@@ -16,6 +17,8 @@ from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import tree
 from pipeline.image.bases import deb
+from pipeline.image.bases import sources as package_sources
+from pipeline.image.bases.sources import Source
 from pipeline.profile import Profile, Release, select
 
 CODE = Path(__file__).parent
@@ -68,7 +71,7 @@ class Plan(BaseModel):
     release_name: str
     release: Release
     arch: Architecture
-    sources: tuple[deb.Source, ...]
+    sources: tuple[Source, ...]
     overlays: tuple[OverlayInput, ...]
     epoch: int | None
     code: str
@@ -107,6 +110,7 @@ class Plan(BaseModel):
         }
 
 
+@functools.cache
 def code_digest(*names: str) -> str:
     """Return the sha256 of files and directories of this room: what made a cached step is one of its inputs.
 
@@ -149,7 +153,7 @@ def resolve(
         release_name=release_name or profile.default_release,
         release=release,
         arch=arch,
-        sources=deb.resolve_sources(release.base, mirror),
+        sources=package_sources.resolve(release.base, mirror),
         overlays=tuple(_overlay(overlays, name) for name in release.overlays),
         epoch=_epoch(),
         code=code_digest("."),

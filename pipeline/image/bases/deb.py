@@ -19,34 +19,20 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import DependencyError, InputError, NetworkError
+from pipeline.core.errors import DependencyError, NetworkError
 from pipeline.image import tree
+from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
 
 HOOKS = Path(__file__).parent / "deb"
 TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-query", "gpg")
 NEVER_ASK = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
 NO_INITRAMFS = {"INITRD": "No"}  # the boot step makes it once, when everything that goes into it is there
+CREDENTIALS = {  # where apt looks for names and passwords; of each, the first one that exists counts
+    "Dir::Etc::netrc": (Path.home() / ".netrc", Path("/etc/apt/auth.conf")),
+    "Dir::Etc::netrcparts": (Path("/etc/apt/auth.conf.d"),),
+}
 KEEP_PACKAGES_SECONDS = 90 * 24 * 3600
-
-
-class Source(BaseModel):
-    """One line of sources.list, resolved.
-
-    Attributes:
-        uri: the archive's root, without credentials.
-        suite: directory below ``dists/``.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    uri: str
-    suite: str
-
-    @property
-    def release_url(self) -> str:
-        """URL of the suite's signed index."""
-        return f"{self.uri.rstrip('/')}/dists/{self.suite}/InRelease"
 
 
 class Package(BaseModel):
@@ -69,55 +55,6 @@ class Package(BaseModel):
     sha256: str
     source: str
     maintainer: str
-
-
-def resolve_sources(base: DebBase, mirror: str | None) -> tuple[Source, ...]:
-    """Find where each suite of a profile comes from.
-
-    Args:
-        base: the profile's base.
-        mirror: archive that replaces this machine's apt sources, or None. Security suites are looked for in the
-            directory ``debian-security`` beside it, then in the archive itself.
-
-    Raises:
-        InputError: the mirror's URL carries a password.
-        DependencyError: this machine has no apt, or its sources lack a suite.
-    """
-    if mirror is not None:
-        return tuple(_on_mirror(mirror, suite) for suite in base.suites)
-    known = _machine_sources()
-    missing = [suite for suite in base.suites if suite not in known]
-    if missing:
-        raise DependencyError(
-            f"this machine's apt sources do not offer {', '.join(missing)}",
-            hint="name a Debian archive with --mirror URL, or add the suite to the apt sources ('apt-get update')",
-        )
-    return tuple(Source(uri=known[suite], suite=suite) for suite in base.suites)
-
-
-def _machine_sources() -> dict[str, str]:
-    """Return the archive of each suite that this machine's own apt knows; apt parses its sources itself."""
-    process.require("apt-get", hint="this machine has no apt of its own: name a Debian archive with --mirror URL")
-    words = ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE)"]
-    lines = process.run(words, capture=True, what="asking apt for its sources").stdout.splitlines()
-    found: dict[str, str] = {}
-    for line in lines:
-        kind, uri, suite = line.split()
-        if kind == "Packages":
-            found.setdefault(suite, uri)
-    return found
-
-
-def _on_mirror(mirror: str, suite: str) -> Source:
-    if download.redact(mirror) != mirror:
-        raise InputError(
-            "--mirror must not carry a password or a query", hint="put the credentials in ~/.netrc (see netrc(5))"
-        )
-    archive = mirror.rstrip("/")
-    if suite.endswith("-security"):
-        beside = Source(uri=f"{archive.rpartition('/')[0]}/debian-security", suite=suite)
-        return Source(uri=archive, suite=suite) if not download.exists(beside.release_url) else beside
-    return Source(uri=archive, suite=suite)
 
 
 def check(base: DebBase, sources: Sequence[Source]) -> None:
@@ -244,7 +181,8 @@ def make(
     )
     installed = installed_packages(root, package_cache)
     (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
-    origin = {"epoch": _newest_date(releases), "sources": [source.model_dump() for source in sources]}
+    version = process.run(["mmdebstrap", "--version"], capture=True).stdout.strip()
+    origin = {"epoch": _newest_date(releases), "tool": version}
     (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
     _tidy(root)
     _prune(package_cache)
@@ -274,8 +212,10 @@ def _machine_connection() -> list[str]:
     words = ["apt-config", "dump", "--format", '%f "%v";%n']
     dump = process.run(words, capture=True).stdout.splitlines()
     wanted = re.compile(r"^Acquire::https?::\S*(Proxy|CaInfo|CaPath|SslCert|SslKey|Verify-Peer)\S* ", re.IGNORECASE)
-    netrc = Path.home() / ".netrc"
-    return [line for line in dump if wanted.match(line)] + ([f'Dir::Etc::netrc "{netrc}";'] if netrc.exists() else [])
+    lines = [line for line in dump if wanted.match(line)]
+    for key, places in CREDENTIALS.items():
+        lines += [f'{key} "{place}";' for place in places if place.exists()][:1]
+    return lines
 
 
 def _trusted_keys(base: DebBase, workspace: Path) -> Path:
