@@ -135,6 +135,9 @@ def _static_facts(services: Sequence[str], modules: Sequence[str]) -> dict[str, 
         "passwords": "awk -F: '$2 !~ /^[!*]/ {print $1}' /etc/shadow",
         "fstab": "grep -vE '^[[:space:]]*(#|$)' /etc/fstab",
         "grub-cfg": "cat /boot/grub/grub.cfg /boot/grub2/grub.cfg 2>/dev/null; true",
+        # As grub-mkconfig reads them; a slip in one breaks every later kernel update.
+        "grub-settings": "set -e; for f in /etc/default/grub /etc/default/grub.d/*.cfg; do"
+        ' [ ! -e "$f" ] || . "$f"; done; echo "cmdline $GRUB_CMDLINE_LINUX"',
         "swap-units": "find /etc/systemd /usr/lib/systemd /lib/systemd -name '*.swap' 2>/dev/null; true",
         "image-layers": "find /var/lib/containers/storage/overlay-images /var/lib/docker/image /var/lib/containerd"
         " -mindepth 1 -type d 2>/dev/null | head -5",

@@ -63,5 +63,11 @@ def test_grub_names_the_root_by_uuid_and_no_device(facts: dict[str, Fact]) -> No
     assert not re.search(r"/dev/(sd|vd|nvme|loop|xvd|mapper)", facts["grub-cfg"].text)
 
 
+def test_grub_settings_for_kernel_updates_can_be_read(facts: dict[str, Fact], image: Image) -> None:
+    settings = facts["grub-settings"]
+    assert settings.status == 0, settings.text
+    assert f"console={image.arch.serial}" in settings.pairs()["cmdline"]
+
+
 def test_there_is_one_kernel(facts: dict[str, Fact]) -> None:
     assert len(facts["kernels"].lines) == 1
