@@ -8,6 +8,7 @@ own generator at the first kernel update inside a node; ``/etc/default/grub.d`` 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipeline.image import tree
 from pipeline.profile import Boot
 
 TEMPLATES = Path(__file__).parent / "templates"
+ESP = "boot/efi"  # where the EFI system partition is mounted
 GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows it
 BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal")
 # Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
@@ -51,7 +53,7 @@ def kernels(root: Path) -> tuple[str, ...]:
     Raises:
         PipelineError: there is none.
     """
-    found = [file.name.removeprefix("vmlinuz-") for file in (root / "boot").glob("vmlinuz-*")]
+    found = [file.name.removeprefix("vmlinuz-") for file in tree.inside(root, "boot").glob("vmlinuz-*")]
     if not found:
         raise PipelineError("the tree has no kernel", hint="name a kernel package in the profile")
     return newest_first(found)
@@ -100,7 +102,7 @@ def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Id
         PipelineError: the tree lacks a boot loader file.
         ToolError: GRUB's image could not be made.
     """
-    (root / "etc/fstab").write_text(_template("fstab.j2", identity=identity))
+    tree.write(root, "etc/fstab", _template("fstab.j2", identity=identity))
     _write_grub_config(root, arch, boot, title, identity)
     _fill_esp(root, arch, boot, identity)
     if arch.has_bios:
@@ -117,6 +119,7 @@ def _template(name: str, **variables: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["quote"] = shlex.quote  # GRUB's language quotes as a shell does
     return environment.get_template(name).render(variables)
 
 
@@ -126,8 +129,7 @@ def _find_root(boot: Boot, identity: Identity, *, standalone: bool) -> str:
 
 
 def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
-    directory = root / boot.grub_directory
-    directory.mkdir(exist_ok=True)
+    tree.inside(root, boot.grub_directory).mkdir(exist_ok=True)
     arguments = ["ro", *boot.kernel_arguments, "console=tty0", f"console={arch.serial},115200"]
     config = _template(
         "grub.cfg.j2",
@@ -137,9 +139,9 @@ def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, i
         arguments=arguments,
         has_serial=arch.has_bios,  # elsewhere the firmware's console is the serial one already
     )
-    (directory / "grub.cfg").write_text(config)
+    tree.write(root, f"{boot.grub_directory}/grub.cfg", config)
     block = b"# GRUB Environment Block\n"
-    (directory / "grubenv").write_bytes(block.ljust(GRUBENV_SIZE, b"#"))
+    tree.write(root, f"{boot.grub_directory}/grubenv", block.ljust(GRUBENV_SIZE, b"#"))
 
 
 def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) -> None:
@@ -150,7 +152,7 @@ def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) ->
         f"mm{suffix}.efi": _find(root, f"usr/lib/shim/mm{suffix}.efi.signed"),
         f"grub{suffix}.efi": _find(root, f"usr/lib/grub/{arch.grub_efi}-signed/grub{suffix}.efi.signed"),
     }
-    vendor, fallback = root / "boot/efi/EFI" / boot.efi_vendor, root / "boot/efi/EFI/BOOT"
+    vendor, fallback = (tree.inside(root, f"{ESP}/EFI/{name}") for name in (boot.efi_vendor, "BOOT"))
     for directory in (vendor, fallback):
         directory.mkdir(parents=True)
         for name, source in files.items():
@@ -172,14 +174,13 @@ def _find(root: Path, path: str) -> Path:
 def _make_bios_core(root: Path, boot: Boot, identity: Identity) -> None:
     """Make GRUB's core image for BIOS with the tree's own GRUB, and keep the modules it was made of beside it."""
     modules = tree.inside(root, "usr/lib/grub/i386-pc")
-    target = root / boot.grub_directory / "i386-pc"
+    target = tree.inside(root, f"{boot.grub_directory}/i386-pc")
     if not modules.is_dir():
         raise PipelineError("the tree has no GRUB modules for BIOS", hint="name grub-pc-bin in the profile")
     # Copies, not links: modules of a later package would not fit the core image that is on the disk.
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("*.img", "*.image"))
     shutil.copyfile(modules / "boot.img", target / "boot.img")
-    early = root / "var/tmp/early.cfg"
-    early.write_text(_find_root(boot, identity, standalone=False))
+    early = tree.write(root, "var/tmp/early.cfg", _find_root(boot, identity, standalone=False))
     words = ["grub-mkimage", "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
     words += [f"--prefix=/{boot.grub_directory}", f"--output=/{boot.grub_directory}/i386-pc/core.img", *BIOS_MODULES]
     namespace.in_tree(root, words, what="making GRUB's core image")

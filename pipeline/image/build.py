@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.core import namespace, progress
 from pipeline.core.cache import Cache, Entry, Json, cache_root
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import InputError, StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb
@@ -252,16 +252,28 @@ def clean(build_dir: Path, *, names: tuple[str, ...] = (), with_cache: bool = Fa
 
     Returns:
         The bytes that were freed.
+
+    Raises:
+        InputError: there is no image of such a name.
     """
+    found = _images(build_dir)
+    if unknown := set(names) - found:
+        raise InputError(f"there is no image {', '.join(sorted(unknown))} in {build_dir}", hint="see ./invoke list")
     freed = 0
-    images = [path for path in build_dir.glob("*/manifest.json") if not names or path.parent.name in names]
-    for manifest_path in images:
-        with _only_one(build_dir, manifest_path.parent.name):
-            freed += sum(status.st_blocks * 512 for _, status in tree.walk(manifest_path.parent))
-            shutil.rmtree(manifest_path.parent)
+    for name in sorted(set(names) or found):
+        with _only_one(build_dir, name):
+            for path in [build_dir / name, *build_dir.glob(f".{name}.*")]:
+                freed += sum(status.st_blocks * 512 for _, status in tree.walk(path)) if path.is_dir() else 0
+                shutil.rmtree(path, ignore_errors=True)
     if with_cache:
         freed += namespace.run_private(_clear_cache)
     return freed
+
+
+def _images(build_dir: Path) -> set[str]:
+    """Return the names of all images, and of those that a killed build has left in part (see _staging)."""
+    whole = {path.parent.name for path in build_dir.glob("[!.]*/manifest.json")}
+    return whole | {path.name[1:].rpartition(".")[0] for path in build_dir.glob(".*.*") if path.is_dir()}
 
 
 def _clear_cache() -> int:

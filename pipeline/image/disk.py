@@ -20,13 +20,16 @@ from pipeline.core import process
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, ToolError
 from pipeline.image import tree
-from pipeline.image.boot import Identity
+from pipeline.image.boot import ESP, Identity
 from pipeline.profile import Disk
 
 SECTOR = 512
 MIB = 1024**2
 ALIGNMENT = MIB
 BIOS_SIZE = MIB
+# FAT32 has at least 65525 clusters, here of one sector each; with fewer, a firmware takes it for FAT16.
+SMALLEST_ESP = 33 * MIB
+SMALLEST_ROOT = 256 * MIB
 NAMESPACE = uuid.UUID("6f1d5e0c-2f0b-4b9e-9a57-6f8f0c1f7c11")  # ours; any constant will do
 
 TYPE_BIOS = "21686148-6449-6E6F-744E-656564454649"
@@ -97,7 +100,7 @@ def plan_layout(disk: Disk, arch: Architecture, key: str) -> Layout:
         key: the plan's key; every identifier derives from it.
 
     Raises:
-        InputError: the disk is too small for its partitions.
+        InputError: the disk is too small for its partitions, or one of them for its file system.
     """
 
     def name_uuid(what: str) -> str:
@@ -107,7 +110,12 @@ def plan_layout(disk: Disk, arch: Architecture, key: str) -> Layout:
     sizes["esp"] = (TYPE_ESP, disk.esp_size)
     used = ALIGNMENT + sum(size for _, size in sizes.values())
     sizes["root"] = (TYPE_ROOT[arch], disk.size - used - ALIGNMENT)  # the backup table needs room at the end
-    if sizes["root"][1] < 256 * MIB:
+    if disk.esp_size < SMALLEST_ESP:
+        raise InputError(
+            f"an EFI system partition of {disk.esp_size // MIB} MiB is too small for FAT32",
+            hint=f"set disk.esp_size in the profile to {SMALLEST_ESP // MIB}M or more",
+        )
+    if sizes["root"][1] < SMALLEST_ROOT:
         raise InputError(
             f"a disk of {disk.size // MIB} MiB leaves no room for the root file system",
             hint="raise disk.size in the profile",
@@ -143,11 +151,12 @@ def write_raw(root: Path, disk: Disk, layout: Layout, epoch: int, workspace: Pat
     with raw.open("wb") as stream:
         stream.truncate(layout.size)
     _write_table(raw, layout)
-    _write_esp(raw, root / "boot/efi", layout, epoch)
-    tree.remove_below(root / "boot/efi")
-    os.utime(root / "boot/efi", (epoch, epoch))
+    esp_files = tree.inside(root, ESP)
+    _write_esp(raw, esp_files, layout, epoch)
+    tree.remove_below(esp_files)
+    os.utime(esp_files, (epoch, epoch))
     if any(partition.name == "bios" for partition in layout.partitions):
-        _write_bios(raw, root / grub_directory / "i386-pc", layout.partition("bios"))
+        _write_bios(raw, tree.inside(root, f"{grub_directory}/i386-pc"), layout.partition("bios"))
     _write_root(raw, root, disk, layout, epoch, workspace)
     return raw
 

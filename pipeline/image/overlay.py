@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +13,33 @@ from pipeline.core.cache import Json
 from pipeline.core.errors import InputError, ToolError
 from pipeline.image import tree
 
+PARTS = ("root", "scripts")
 TEMPLATE_SUFFIX = ".j2"
 SCRIPTS_IN_TREE = "/run/overlay"
+
+
+def digest(overlay: Path) -> str:
+    """Return the sha256 of what counts of an overlay: names, contents, links and the one permission bit that git knows.
+
+    Who owns the checkout, and with which umask it was made, is no input of an image.
+    """
+    total = hashlib.sha256()
+    for part in PARTS:
+        if (overlay / part).is_dir():
+            for path, status in tree.walk(overlay / part):
+                words = [f"{part}/{path}", *_meaning(overlay / part / path, status.st_mode)]
+                total.update("\0".join(words).encode("utf-8", "surrogateescape") + b"\n")
+    return total.hexdigest()
+
+
+def _meaning(path: Path, mode: int) -> list[str]:
+    if stat.S_ISDIR(mode):
+        return ["directory"]
+    if stat.S_ISLNK(mode):
+        return ["link", str(path.readlink())]
+    if stat.S_ISREG(mode):
+        return ["program" if mode & stat.S_IXUSR else "file", tree.file_sha256(path)]
+    raise InputError(f"{path} is neither a file nor a directory nor a link", hint="remove it from the overlay")
 
 
 def apply(root: Path, overlay: Path, variables: Mapping[str, object], environment: Mapping[str, str]) -> None:
@@ -47,18 +74,19 @@ def _copy_files(root: Path, files: Path, variables: Mapping[str, object]) -> Non
 
 def _make_directory(root: Path, path: str) -> None:
     target = tree.inside(root, path)
-    if not target.exists():
-        target.mkdir(mode=0o755)
-    elif not target.is_dir():
-        raise InputError(f"an overlay has a directory {path}, but the tree has a file there")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"an overlay has a directory {path}, but the tree has a file there", hint="rename one of them")
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _copy_file(root: Path, source: Path, path: str, variables: Mapping[str, object]) -> None:
     """Put one file into the tree, owned by root; git knows only one permission bit, so that is all that counts."""
-    parent = tree.inside(root, str(Path(path).parent))
-    target = parent / source.name.removesuffix(TEMPLATE_SUFFIX)
-    if target.is_symlink() or target.exists():
-        target.unlink()
+    target = tree.inside(root, str(Path(path).parent)) / source.name
+    if source.suffix == TEMPLATE_SUFFIX and not source.is_symlink():
+        target = target.with_name(target.stem)
+    if target.is_dir() and not target.is_symlink():
+        raise InputError(f"an overlay has {source}, but the tree has a directory there", hint="rename one of them")
+    target.unlink(missing_ok=True)
     if source.is_symlink():
         target.symlink_to(source.readlink())
         return
@@ -66,7 +94,7 @@ def _copy_file(root: Path, source: Path, path: str, variables: Mapping[str, obje
         target.write_text(_render(source, variables))
     else:
         shutil.copyfile(source, target)
-    target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+    target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 def _render(source: Path, variables: Mapping[str, object]) -> str:
@@ -77,12 +105,11 @@ def _render(source: Path, variables: Mapping[str, object]) -> str:
     )
     try:
         return environment.from_string(source.read_text()).render(variables)
-    except jinja2.UndefinedError as error:
-        raise InputError(
-            f"{source}: {error.message}", hint=f"a template may use: {', '.join(sorted(variables))}"
-        ) from error
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"{source}:{error.lineno}: {error.message}", hint="correct the template") from error
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        hint = f"a template is UTF-8 text, and may use: {', '.join(sorted(variables))}"
+        raise InputError(f"{source}: {error}", hint=hint) from error
 
 
 def _run_script(root: Path, script: Path, environment: Mapping[str, str]) -> None:

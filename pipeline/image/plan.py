@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core import cache, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
-from pipeline.image import tree
+from pipeline.image import disk, overlay
 from pipeline.image.bases import deb
 from pipeline.image.bases import sources as package_sources
 from pipeline.image.bases.sources import Source
@@ -141,11 +141,12 @@ def resolve(
         mirror: archive in place of this machine's apt sources.
 
     Raises:
-        InputError: there is no such release or architecture, an overlay is missing or wrong, or SOURCE_DATE_EPOCH is
-            not a number.
+        InputError: there is no such release or architecture, an overlay is missing or wrong, the disk is too small,
+            or SOURCE_DATE_EPOCH is not a number.
         DependencyError: the package sources are not known.
     """
     release = select(profile, release_name, arch)
+    disk.plan_layout(release.disk, arch, key="")  # refuses a disk that is too small
     return Plan(
         os=profile.name,
         title=profile.title,
@@ -174,11 +175,7 @@ def _overlay(overlays: Path, name: str) -> OverlayInput:
                 f"{script} is not an executable file called NN-name.sh",
                 hint="rename it (two digits give the order), and 'chmod +x' it",
             )
-    return OverlayInput(name=name, digest=tree.digest(path, ignore=_is_no_input), path=path)
-
-
-def _is_no_input(path: str) -> bool:
-    return path.split("/")[0] not in {"root", "scripts"}
+    return OverlayInput(name=name, digest=overlay.digest(path), path=path)
 
 
 def _epoch() -> int | None:

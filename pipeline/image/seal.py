@@ -31,12 +31,13 @@ def seal(root: Path, epoch: int, changes: Path) -> None:
         changes: the layer that took this step's changes; only there can times be newer than ``epoch``.
     """
     for name in EMPTIED:
-        tree.remove_below(root / name)
-    for pattern in REMOVED:
-        for path in root.glob(pattern):
+        tree.remove_below(tree.inside(root, name))
+    for pattern in map(Path, REMOVED):
+        for path in tree.inside(root, str(pattern.parent)).glob(pattern.name):
             _remove(path)
-    tree.remove_files_below(root / "var/log")  # services expect their directories there, with their owners
-    (root / "etc/machine-id").write_text("")
+    # Services expect their directories there, with their owners.
+    tree.remove_files_below(tree.inside(root, "var/log"))
+    tree.write(root, "etc/machine-id", "")
     tree.clamp_times(changes, epoch)
 
 

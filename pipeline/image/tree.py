@@ -11,6 +11,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.core.errors import PipelineError
+
 CHUNK = 1 << 20
 # Bookkeeping of overlayfs that differs from run to run; "opaque" is the one mark that means something.
 OVERLAY_BOOKKEEPING = tuple(f"{space}.overlay.{name}" for space in ("trusted", "user") for name in (
@@ -111,6 +113,9 @@ def inside(root: Path, path: str) -> Path:
     """Return where a path of the tree is on the host, resolving the tree's links within the tree.
 
     An absolute link leads to the tree's root, and ``..`` never out of it, as chroot(2) would have it.
+
+    Raises:
+        PipelineError: a link leads to itself.
     """
     done = root
     pending = [part for part in path.split("/") if part]
@@ -129,4 +134,25 @@ def inside(root: Path, path: str) -> Path:
             pending = [piece for piece in target.split("/") if piece] + pending
         else:
             done = done / part
-    raise OSError(f"too many levels of symbolic links: {path} in {root}")
+    raise PipelineError(f"too many levels of symbolic links: {path} in {root}", hint="a link there leads to itself")
+
+
+def write(root: Path, path: str, content: str | bytes, *, mode: int = 0o644) -> Path:
+    """Put a file into a tree, below a directory that exists.
+
+    What is there already is replaced: a link in its place is not followed, and other names of the file do not change.
+
+    Args:
+        root: the tree.
+        path: where in the tree.
+        content: what the file holds.
+        mode: its permissions.
+
+    Returns:
+        Where it is on the host.
+    """
+    target = inside(root, str(Path(path).parent)) / Path(path).name
+    target.unlink(missing_ok=True)
+    target.write_bytes(content.encode() if isinstance(content, str) else content)
+    target.chmod(mode)
+    return target
