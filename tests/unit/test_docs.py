@@ -189,7 +189,8 @@ def test_every_quoted_message_is_one_of_the_programs() -> None:
     missing = [
         piece
         for row in rows
-        for piece in SPAN.findall(row[0])[0].split("…")
+        for message in SPAN.findall(row[0])
+        for piece in message.split("…")
         if piece.strip() and piece.strip() not in code
     ]
     assert missing == []
