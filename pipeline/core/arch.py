@@ -24,7 +24,7 @@ class Architecture(enum.StrEnum):
         for arch in cls:
             if name.lower() in {arch.value, arch.rpm, arch.kernel}:
                 return arch
-        raise InputError(f"unknown architecture {name!r}", hint=f"use one of: {', '.join(cls)} (or 'all' in a matrix)")
+        raise InputError(f"unknown architecture {name!r}", hint=f"use one of: {', '.join(cls)}")
 
     @classmethod
     def host(cls) -> Architecture:

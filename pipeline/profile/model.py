@@ -106,7 +106,7 @@ class Boot(Model):
         kernel_arguments: arguments besides ``root=`` and the consoles.
     """
 
-    initramfs: Literal["initramfs-tools", "dracut"]
+    initramfs: Literal["initramfs-tools"]
     efi_vendor: Word
     grub_directory: RelativePath
     kernel_arguments: tuple[Argument, ...] = ()

@@ -35,7 +35,7 @@ releases:
         packages: [linux]
     overlays: [common]
     boot:
-      initramfs: dracut
+      initramfs: initramfs-tools
       efi_vendor: demo
       grub_directory: boot/grub
       kernel_arguments: [quiet]
