@@ -22,8 +22,10 @@ from pipeline.image.bases.sources import Source
 from pipeline.profile import Profile, Release, select
 
 CODE = Path(__file__).parent
-OVERLAY_NAME = re.compile(r"^\d\d-[a-z0-9-]+\.sh$")
+SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
+# The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
+EARLIEST, LATEST = 315532800, 2**31 - 1
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.
 SPACE_COLD = 3 * 1024**3
@@ -89,8 +91,10 @@ class Plan(BaseModel):
     @property
     def inputs(self) -> dict[str, cache.Json]:
         """Everything that decides what the image is, as JSON; not where its inputs happen to lie."""
-        inputs: dict[str, cache.Json] = self.model_dump(mode="json", exclude={"overlays": {"__all__": {"path"}}})
-        return inputs
+        inputs: dict[str, cache.Json] = self.model_dump(
+            mode="json", exclude={"overlays": {"__all__": {"path"}}, "release": {"arch", "packages"}}
+        )
+        return inputs | {"packages": list(self.packages)}
 
     @property
     def key(self) -> str:
@@ -142,7 +146,7 @@ def resolve(
 
     Raises:
         InputError: there is no such release or architecture, an overlay is missing or wrong, the disk is too small,
-            or SOURCE_DATE_EPOCH is not a number.
+            or SOURCE_DATE_EPOCH is no usable time.
         DependencyError: the package sources are not known.
     """
     release = select(profile, release_name, arch)
@@ -170,7 +174,7 @@ def _overlay(overlays: Path, name: str) -> OverlayInput:
             hint=f"make it, or use one of: {', '.join(known) or 'none is there'}",
         )
     for script in sorted((path / "scripts").glob("*")):
-        if not OVERLAY_NAME.match(script.name) or not os.access(script, os.X_OK):
+        if not SCRIPT_NAME.fullmatch(script.name) or not script.is_file() or not os.access(script, os.X_OK):
             raise InputError(
                 f"{script} is not an executable file called NN-name.sh",
                 hint="rename it (two digits give the order), and 'chmod +x' it",
@@ -182,9 +186,9 @@ def _epoch() -> int | None:
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if text is None:
         return None
-    if not text.isdigit():
+    if not re.fullmatch("[0-9]{1,10}", text) or not EARLIEST <= int(text) <= LATEST:
         raise InputError(
-            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
+            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970 from {EARLIEST} to {LATEST}",
             hint="unset it, or use for example: SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
         )
     return int(text)
