@@ -167,6 +167,7 @@ def _running_facts(services: Sequence[str], modules: Sequence[str], console: str
         "cloud-errors": "cat /run/cloud-init/result.json",
         "cmdline": "cat /proc/cmdline",
         "root": "findmnt -no SOURCE,UUID,FSTYPE /",
+        "mounts": "findmnt -rno TARGET,FSTYPE",
         "root-bytes": "df -B1 --output=size / | tail -1",
         "growth": 'p=/sys/class/block/$(basename "$(readlink -f "$(findmnt -no SOURCE /)")"); d=$(readlink -f "$p")/..;'
         ' echo "start $(cat "$p/start")"; echo "size $(cat "$p/size")"; echo "disk $(cat "$d/size")"',

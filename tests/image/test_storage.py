@@ -43,6 +43,12 @@ def test_fstab_names_the_root_that_is_mounted(facts: dict[str, Fact]) -> None:
     assert f"UUID={facts['root'].text.split()[1]}" in facts["fstab"].text
 
 
+@pytest.mark.booted
+def test_everything_in_fstab_is_mounted(facts: dict[str, Fact]) -> None:
+    wanted = {tuple(line.split()[1:3]) for line in facts["fstab"].lines}
+    assert wanted <= {tuple(line.split()[:2]) for line in facts["mounts"].lines}
+
+
 def test_no_swap_is_configured(facts: dict[str, Fact]) -> None:
     assert not [line for line in facts["fstab"].lines if line.split()[2] == "swap"]
     assert facts["swap-units"].lines == []
