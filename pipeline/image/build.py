@@ -181,7 +181,7 @@ def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int
     variables = overlay.variables_of(names, plan.arch.serial, plan.release.boot.kernel_arguments)
     inputs: dict[str, Json] = {
         "base": _base_digest(base),
-        "overlays": {entry.name: entry.digest for entry in plan.overlays},
+        "overlays": [{"name": entry.name, "digest": entry.digest} for entry in plan.overlays],  # their order counts
         "variables": variables,
         "epoch": epoch,
         "code": code_digest("overlay.py", "layers.py", "tree.py"),
@@ -192,6 +192,10 @@ def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int
             for entry in plan.overlays:
                 environment = overlay.environment_of(names) | {"SOURCE_DATE_EPOCH": str(epoch)}
                 overlay.apply(root, entry.path, variables, environment)
+                if overlay.digest(entry.path) != entry.digest:  # or it would be found again for what it was
+                    raise InputError(
+                        f"the overlay {entry.path} has changed since the build began", hint="run the same command again"
+                    )
         tree.clamp_times(target / "delta", epoch)
 
     return _remarked(cache.obtain("overlay", inputs, make))
