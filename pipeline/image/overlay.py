@@ -91,13 +91,22 @@ def _copy_file(root: Path, source: Path, path: str, variables: Mapping[str, obje
         target.symlink_to(source.readlink())
         return
     if source.suffix == TEMPLATE_SUFFIX:
-        target.write_text(_render(source, variables))
+        target.write_text(render(source, variables))
     else:
         shutil.copyfile(source, target)
     target.chmod(0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
-def _render(source: Path, variables: Mapping[str, object]) -> str:
+def render(source: Path, variables: Mapping[str, object]) -> str:
+    """Return a template's text.
+
+    Args:
+        source: the template.
+        variables: what it may use.
+
+    Raises:
+        InputError: it cannot be rendered; the message names the file and the cause.
+    """
     import jinja2  # here, as nearly every command imports this module and few render
 
     environment = jinja2.Environment(  # noqa: S701  configuration files, not HTML

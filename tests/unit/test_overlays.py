@@ -10,9 +10,10 @@ import stat
 import subprocess
 from pathlib import Path
 
-import jinja2
 import pytest
 import yaml
+
+from pipeline.image.overlay import render as render_as_the_build_does
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "overlays"
@@ -62,16 +63,17 @@ def run(*argv: str | Path, env: dict[str, str] | None = None) -> subprocess.Comp
 
 
 def render(template: Path, arch: str, kernel_arguments: list[str]) -> str:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
-    return environment.from_string(template.read_text()).render(
-        os="debian",
-        release="12",
-        codename="bookworm",
-        arch=arch,
-        family="deb",
-        serial={"amd64": "ttyS0", "arm64": "ttyAMA0"}[arch],
-        kernel_arguments=kernel_arguments,
-    )
+    """Render a template as the build does."""
+    variables = {
+        "os": "debian",
+        "release": "12",
+        "codename": "bookworm",
+        "arch": arch,
+        "family": "deb",
+        "serial": {"amd64": "ttyS0", "arm64": "ttyAMA0"}[arch],
+        "kernel_arguments": kernel_arguments,
+    }
+    return render_as_the_build_does(template, variables)
 
 
 # ---------------------------------------------------------------------------------------------- files
