@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-
 # A shell starts background jobs with SIGINT ignored, and everything below inherits it; tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
