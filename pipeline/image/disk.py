@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 import uuid
 from collections.abc import Iterator
@@ -47,6 +48,27 @@ BOOT_CODE_SIZE = 440
 # The first sector of the core image ends in a list of (first sector, length, segment) of the rest.
 CORE_BLOCKLIST = 0x1F4
 ROOT_INODE = 2
+# Everything that -O and -E do not say; mke2fs picks the last three types by size, and warns of empty ones.
+MKE2FS_CONFIG = """\
+[defaults]
+blocksize = 4096
+inode_size = 256
+inode_ratio = 16384
+reserved_ratio = 1.0
+[fs_types]
+ext4 = {
+  inode_size = 256
+}
+small = {
+  inode_size = 256
+}
+big = {
+  inode_size = 256
+}
+huge = {
+  inode_size = 256
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +166,7 @@ def write_raw(root: Path, disk: Disk, layout: Layout, epoch: int, workspace: Pat
         The sparse raw disk.
 
     Raises:
+        InputError: the tree does not fit.
         ToolError: a tool failed.
         StorageError: the disk of the build machine is full.
     """
@@ -177,12 +200,18 @@ def _write_esp(raw: Path, files: Path, layout: Layout, epoch: int) -> None:
     words: list[process.Argument] = ["mkfs.vfat", "--invariant", "-F", "32", "-S", str(SECTOR), "-s", "1"]
     words += ["-n", "ESP", "-i", volume, f"--offset={esp.start // SECTOR}", raw, str(esp.size // 1024)]
     process.run(words, what="making the EFI system partition")
-    for path, _ in tree.walk(files):
-        os.utime(files / path, (epoch, epoch))
-    image = f"{raw}@@{esp.start}"
-    # -m keeps the files' times; the names of directories would else carry the time of the build
-    words = ["mcopy", "-i", image, "-s", "-p", "-m", "-Q", *sorted(files.iterdir()), "::"]
-    process.run(words, env={"SOURCE_DATE_EPOCH": str(epoch)}, what="filling the EFI system partition")
+    image, env = f"{raw}@@{esp.start}", {"SOURCE_DATE_EPOCH": str(epoch)}
+    # Directory by directory: mcopy -s takes files as the build machine's file system happens to list them.
+    directories = [path for path, status in tree.walk(files) if stat.S_ISDIR(status.st_mode)]
+    for directory in directories:
+        process.run(["mmd", "-i", image, f"::{directory}"], env=env, what="filling the EFI system partition")
+    for directory in ["", *directories]:
+        inside = sorted(file for file in (files / directory).iterdir() if file.is_file())
+        for file in inside:
+            os.utime(file, (epoch, epoch))
+        if inside:
+            words = ["mcopy", "-i", image, "-p", "-m", "-Q", *inside, f"::{directory}/"]
+            process.run(words, env=env, what="filling the EFI system partition")
 
 
 def _write_bios(raw: Path, images: Path, bios: Partition) -> None:
@@ -205,13 +234,19 @@ def _write_root(raw: Path, root: Path, disk: Disk, layout: Layout, epoch: int, w
     """Make the root file system with nothing but what the profile says: the build machine's mke2fs.conf is not read."""
     part = layout.partition("root")
     config = workspace / "mke2fs.conf"
-    config.write_text("[defaults]\nblocksize = 4096\ninode_size = 256\ninode_ratio = 16384\nreserved_ratio = 1.0\n")
+    config.write_text(MKE2FS_CONFIG)
     extended = f"offset={part.start},hash_seed={layout.hash_seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
     words: list[process.Argument] = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, "-L", "root"]
     words += ["-U", layout.identity.root, "-O", ",".join(["none", *disk.ext4_features]), "-E", extended]
     words += [raw, f"{part.size // 1024}k"]
     env = {"MKE2FS_CONFIG": str(config), "SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
-    process.run(words, env=env, what="making the root file system")
+    try:
+        process.run(words, env=env, what="making the root file system")
+    except ToolError as error:
+        if "Could not allocate" not in error.message:  # an inode or a block
+            raise
+        message = f"the tree does not fit into the root file system of {part.size // MIB} MiB\n{error.message}"
+        raise InputError(message, hint="raise disk.size in the profile, or install less") from error
     _set_inode_times(f"{raw}?offset={part.start}", epoch, workspace)
 
 
