@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import lab
+
 ROOT = Path(__file__).resolve().parents[2]
 ARCHES = ("amd64", "arm64")
 
@@ -58,13 +60,22 @@ def test_the_image_passes_offline(arch: str) -> None:
     assert invoke("verify", "--arch", arch, "--offline").returncode == 0
 
 
-def test_the_image_boots_and_passes(arch: str) -> None:
-    """The whole suite: both firmware kinds on amd64, another kernel installed and booted."""
-    assert invoke("verify", "--arch", arch).returncode == 0
-    reports = directory(arch) / "verify"
-    for firmware in ("uefi", "bios") if arch == "amd64" else ("uefi",):
-        assert (reports / f"{firmware}.html").stat().st_size > 0
-        assert (reports / f"{firmware}.xml").stat().st_size > 0
+def test_the_amd64_image_boots_and_passes() -> None:
+    """The whole suite with both firmware kinds; another kernel is installed in the node and booted."""
+    assert invoke("build", "--arch", "amd64").returncode == 0
+    assert invoke("verify", "--arch", "amd64").returncode == 0
+    reports = directory("amd64") / "verify"
+    assert all((reports / f"{kind}.{suffix}").stat().st_size for kind in ("uefi", "bios") for suffix in ("html", "xml"))
+
+
+def test_the_arm64_image_boots_and_passes() -> None:
+    """The whole suite; for the update, initramfs and grub.cfg are made anew in the node, and it reboots.
+
+    Unpacking another kernel takes many minutes more on an emulated machine; ``./invoke verify --arch arm64`` does it.
+    """
+    assert invoke("build", "--arch", "arm64").returncode == 0
+    result = lab.verify(directory("arm64"))
+    assert [(run.kind, run.failed) for run in result.runs] == [("uefi", ())]
 
 
 def test_libguestfs_sees_the_same_image() -> None:
