@@ -274,8 +274,9 @@ def _tidy(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
     for name in ("etc/hostname", "etc/resolv.conf"):
         (root / name).unlink(missing_ok=True)
-    # Times and inode numbers in logs and caches would make every tree differ from the last one of the same packages.
-    for name in ("var/cache/apt/archives", "var/cache/ldconfig", "var/lib/apt/lists"):
+    # The same packages, the same tree: logs and caches have times and inode numbers, and only root can make devices,
+    # which a running system finds in the kernel's own /dev.
+    for name in ("dev", "var/cache/apt/archives", "var/cache/ldconfig", "var/lib/apt/lists"):
         tree.remove_below(root / name)
     tree.remove_files_below(root / "var/log")
     (root / "etc/apt/sources.list").write_text(
