@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.integration import builds
 from tests.integration.ordinary import ID, OrdinaryUser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +36,57 @@ def ordinary() -> Iterator[OrdinaryUser]:
         shutil.rmtree(home)
 
 
-def sample(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a program of this machine; what it says goes to pytest's output."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    sys.stdout.write(done.stdout + done.stderr)
-    assert not check or done.returncode == 0, f"{words[0]}: {done.stderr}"
-    return done
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory for what is too large to be kept, as pytest keeps its own; everybody may pass through."""
+    with tempfile.TemporaryDirectory(prefix="node-images-tests-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@dataclass(frozen=True)
+class Primed:
+    """The small image, built once, and the cache with every step of it.
+
+    Attributes:
+        cache: what XDG_CACHE_HOME was.
+        project: what it was built from; not to be changed.
+        spoilt: a package that lay in the cache with a wrong byte in it before the build; None if there was none.
+    """
+
+    cache: Path
+    project: builds.Project
+    spoilt: Path | None
+
+
+@pytest.fixture(scope="session")
+def primed(scratch: Path) -> Primed:
+    cache = scratch / "cache"
+    builds.copy_packages(cache)
+    spoilt = next((cache / "node-images/packages/deb").glob("zstd_*.deb"), None)
+    if spoilt is not None:
+        content = bytearray(spoilt.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        spoilt.unlink()  # it is a link to the user's own
+        spoilt.write_bytes(content)
+    project = builds.Project(scratch / "primed", cache)
+    status, _, err = project.build()
+    assert status == 0, err
+    return Primed(cache, project, spoilt)
+
+
+@pytest.fixture
+def project(primed: Primed, scratch: Path) -> Iterator[builds.Project]:
+    """A copy of the checkout whose small image only needs to be put together from the cache."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        Path(name).chmod(0o755)
+        yield builds.Project(Path(name) / "checkout", primed.cache)
+
+
+@pytest.fixture
+def cold(scratch: Path) -> Iterator[builds.Project]:
+    """The same with a cache of its own, in which nothing is but downloaded packages."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        Path(name).chmod(0o755)
+        builds.copy_packages(Path(name) / "cache")
+        yield builds.Project(Path(name) / "checkout", Path(name) / "cache")

@@ -1,0 +1,286 @@
+"""Real builds of a small image: what comes out, what is cached, what is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.core import namespace
+from pipeline.core.arch import Architecture
+from pipeline.image import boot
+from tests.integration import builds
+from tests.integration.builds import NAME, Project, Unpacked
+from tests.integration.conftest import Primed
+from tests.integration.ordinary import OrdinaryUser
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
+
+
+@pytest.fixture(scope="module")
+def unpacked(primed: Primed, scratch: Path) -> Unpacked:
+    """The small image's disk."""
+    image = primed.project.published / f"{NAME}.qcow2"
+    return builds.unpack(image, scratch / "tiny.raw")
+
+
+def manifest(project: Project) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((project.published / "manifest.json").read_text())
+    return found
+
+
+def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [directory, *directory.rglob("*")]}
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_an_image_comes_with_everything_about_it(primed: Primed) -> None:
+    directory = primed.project.published
+    builds.check_published(directory)
+    assert {file.name for file in directory.iterdir()} == {
+        f"{NAME}.qcow2", "manifest.json", "packages.json", "plan.json", "sbom.cdx.json", "SHA256SUMS",
+    }  # fmt: skip
+    assert primed.project.in_the_way() == []
+
+
+def test_the_manifest_is_what_was_built(primed: Primed) -> None:
+    found = manifest(primed.project)
+    image = primed.project.published / f"{NAME}.qcow2"
+    assert found["image"]["sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert set(found["steps"]) == {"base", "overlay", "initramfs", "image"}
+    packages = json.loads((primed.project.published / "packages.json").read_text())
+    assert {"zstd", "libc6", "shim-signed"} <= {row["name"] for row in packages}
+    assert all(re.fullmatch("[0-9a-f]{64}", row["sha256"]) for row in packages)
+
+
+def test_packages_have_the_checksum_that_the_archive_signed(primed: Primed) -> None:
+    """Asked of this machine's own apt, whose indexes are another copy of the archive's."""
+    packages = {row["name"]: row for row in json.loads((primed.project.published / "packages.json").read_text())}
+    checked = 0
+    for name in ("zstd", "grub-common", "shim-signed", "dash"):
+        row = packages[name]
+        shown = subprocess.run(
+            ["apt-cache", "show", f"{name}={row['version']}"], capture_output=True, text=True, check=False
+        ).stdout
+        if known := re.search("^SHA256: (.+)$", shown, re.MULTILINE):
+            assert row["sha256"] == known[1]
+            checked += 1
+    if not checked:
+        pytest.skip("this machine's apt has no indexes of that release")
+
+
+def test_a_spoilt_package_in_the_cache_is_fetched_again(primed: Primed) -> None:
+    """apt itself takes an archive of the right name and size as it is."""
+    if primed.spoilt is None:
+        pytest.skip("no package was in the cache before")
+    packages = {row["name"]: row for row in json.loads((primed.project.published / "packages.json").read_text())}
+    assert packages["zstd"]["sha256"] == hashlib.sha256(primed.spoilt.read_bytes()).hexdigest()
+    assert "Get:1 " in primed.project.log.read_text()
+
+
+def test_overlay_and_boot_files_are_on_the_disk(unpacked: Unpacked) -> None:
+    assert unpacked.read("/etc/tiny.conf") == f"tiny {Architecture.host()}\n"
+    assert unpacked.read("/etc/tiny.done") == "made by the script\n"
+    assert unpacked.read("/etc/machine-id") == ""
+    names = unpacked.listing("/boot")
+    (kernel,) = [name for name in names if name.startswith("vmlinuz-")]
+    assert kernel.replace("vmlinuz-", "initrd.img-") in names
+    assert unpacked.listing("/boot/efi") == set()
+    assert unpacked.listing("/var/log") <= {"apt", "private", "journal"}
+    assert unpacked.listing("/var/cache/apt/archives") == unpacked.listing("/tmp") == set()
+    assert "Exec-time" not in unpacked.read("/etc/apt/sources.list")
+
+
+def test_nothing_of_this_machine_is_on_the_disk(unpacked: Unpacked, primed: Primed) -> None:
+    """Neither its name, nor where the build ran, nor which archive it used."""
+    start, size = unpacked.partition("root")
+    with unpacked.raw.open("rb") as stream:
+        stream.seek(start)
+        content = stream.read(size)
+    for trace in (str(primed.cache), str(primed.project.directory), os.uname().nodename + "\n"):
+        if len(trace) > 4:  # a name such as "vm" is a word of many programs
+            assert trace.encode() not in content
+    assert not {"99mmdebstrap"} & unpacked.listing("/etc/apt/apt.conf.d")
+
+
+def test_the_file_systems_are_sound(unpacked: Unpacked, primed: Primed) -> None:
+    start, _ = unpacked.partition("root")
+    device = f"{unpacked.raw}?offset={start}"
+    subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
+    shown = subprocess.run(["dumpe2fs", "-h", device], check=True, capture_output=True, text=True).stdout
+    features = set(re.findall(r"^Filesystem features:\s+(.+)$", shown, re.MULTILINE)[0].split())
+    assert features == set(primed.project.release["disk"]["ext4_features"])
+    assert manifest(primed.project)["identifiers"]["root"] in shown
+
+
+def test_grub_understands_its_configuration(primed: Primed, unpacked: Unpacked, tmp_path: Path) -> None:
+    """Judged by the image's own grub-script-check."""
+    config = unpacked.read("/boot/grub/grub.cfg")
+    assert manifest(primed.project)["identifiers"]["root"] in config
+    (tmp_path / "grub.cfg").write_text(config)
+    (tmp_path / "wrong.cfg").write_text(config + "menuentry 'open {\n")
+    (base,) = (primed.cache / "node-images/base").glob("*/data/tree")
+
+    def check(name: str) -> int:
+        words = ["sh", "-c", "grub-script-check /run/grub.cfg || exit 9"]
+        return namespace.run_private(
+            lambda: namespace.in_tree(base, [*words], binds=[(tmp_path / name, "/run/grub.cfg")]).returncode
+        )
+
+    assert check("grub.cfg") == 0
+    with pytest.raises(Exception, match="exit status 9"):
+        check("wrong.cfg")
+
+
+def test_the_initramfs_holds_nothing_that_is_said_to_stay_out(primed: Primed) -> None:
+    """Changes in these places keep the initramfs: that must be true of the real generator."""
+    (base,) = (primed.cache / "node-images/base").glob("*/data/tree")
+    (initrd,) = (primed.cache / "node-images/initramfs").glob("*/data/delta/boot/initrd.img-*")
+
+    def names() -> str:
+        binds = [(initrd, "/run/initrd")]
+        return namespace.in_tree(base, ["lsinitramfs", "/run/initrd"], binds=binds, capture=True).stdout
+
+    inside = [line.removeprefix("./") for line in namespace.run_private(names).splitlines()]
+    assert len(inside) > 100
+    assert [name for name in inside if name.startswith(tuple(f"{place}/" for place in boot.NOT_IN_INITRAMFS))] == []
+
+
+# --- what is done again, and what is not -----------------------------------------------------------------------------
+
+
+def test_a_second_build_says_that_it_is_up_to_date_and_touches_nothing(project: Project) -> None:
+    assert project.build()[0] == 0
+    before = snapshot(project.build_dir), snapshot(project.cache / "node-images/overlay")
+    status, out, err = project.build()
+    assert status == 0
+    assert f"{NAME}.qcow2" in out
+    assert "is up to date" in out
+    assert err == ""
+    after = snapshot(project.build_dir), snapshot(project.cache / "node-images/overlay")
+    assert after == before
+
+
+def test_what_is_no_input_keeps_the_image(project: Project) -> None:
+    assert project.build()[0] == 0
+    project.write("installer-image/image.yaml", "x")
+    project.write("installer-image/payload/lib/common.sh", "#!/bin/bash\n", mode=0o755)
+    project.write("overlays/uos/root/etc/x", "x")
+    project.write("docs/x.md", "x")
+    os.utime(project.directory / "overlays/tiny/scripts/10-tiny.sh", (1, 1))
+    os.lchown(project.directory / "overlays/tiny/scripts/10-tiny.sh", 1000, 1000)
+    (project.directory / "overlays/tiny/root/etc/tiny.conf.j2").chmod(0o600)
+    assert "is up to date" in project.build()[1]
+
+
+def test_an_image_that_was_cut_short_is_made_again(project: Project) -> None:
+    assert project.build()[0] == 0
+    sha256 = project.image_sha256()
+    os.truncate(project.published / f"{NAME}.qcow2", 1000)
+    status, out, _ = project.build()
+    assert status == 0
+    assert "is up to date" not in out
+    builds.check_published(project.published)
+    assert project.image_sha256() == sha256
+
+
+def test_another_checkout_another_umask_the_same_bytes(project: Project, primed: Primed) -> None:
+    before = os.umask(0o077)
+    try:
+        assert project.build()[0] == 0
+    finally:
+        os.umask(before)
+    assert project.image_sha256() == primed.project.image_sha256()
+
+
+def test_the_order_of_overlays_counts(project: Project, tmp_path: Path) -> None:
+    found = []
+    for number, order in enumerate((["tiny", "last"], ["last", "tiny"])):
+        for name in order:
+            project.write(f"overlays/{name}/root/etc/motd", f"{name}\n")
+        project.release["overlays"] = order
+        project.save()
+        assert project.build()[0] == 0
+        raw = builds.unpack(project.published / f"{NAME}.qcow2", tmp_path / f"{number}.raw")
+        found.append(raw.read("/etc/motd"))
+    assert found == ["last\n", "tiny\n"]
+
+
+def test_an_edited_script_makes_only_what_follows_from_it(project: Project) -> None:
+    project.write("overlays/tiny/scripts/10-tiny.sh", builds.SCRIPT + "echo edited >/etc/motd\n", mode=0o755)
+    status, out, err = project.build()
+    assert status == 0
+    assert re.search(r"base +[\d.]+ s  cached$", out, re.MULTILINE)
+    assert re.search(r"overlay +[\d.]+ s$", out, re.MULTILINE)
+    assert re.search(r"boot +[\d.]+ s  cached$", out, re.MULTILINE)
+    assert re.search("overlay: not cached; differs .* in: overlays.*digest", err)
+
+
+def test_a_dry_run_writes_nothing(project: Project) -> None:
+    status, out, err = project.build("--os", "tiny", "--dry-run")
+    assert (status, err) == (0, "")
+    assert f"image: {NAME}" in out
+    assert not project.build_dir.exists()
+
+
+# --- an ordinary user ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def users(ordinary: OrdinaryUser) -> Project:
+    """A checkout and a cache that belong to the ordinary user."""
+    cache = ordinary.directory / "cache"
+    builds.copy_packages(cache, link=False)
+    builds.own(cache)
+    return Project(ordinary.directory / "checkout", cache, ordinary)
+
+
+def test_an_ordinary_user_builds_the_same_bytes(users: Project, primed: Primed) -> None:
+    assert users.build()[0] == 0
+    builds.check_published(users.published)
+    assert users.image_sha256() == primed.project.image_sha256()
+    assert users.in_the_way() == []
+    assert users.user is not None
+    assert "is up to date" in users.build()[1]
+    cleaned = users.user.run(
+        ["env", f"XDG_CACHE_HOME={users.cache}", *builds.command("clean", "--cache")], cwd=users.directory
+    )
+    assert re.search(r"freed 0\.\d+ GB", cleaned.stdout), cleaned.stdout
+    assert not list((users.cache / "node-images/base").glob("*"))
+
+
+def test_an_ordinary_user_builds_debian(users: Project, tmp_path: Path) -> None:
+    """The real image, from nothing but downloaded packages; and nothing of a cluster is in it."""
+    name = f"debian-12-{Architecture.host()}"
+    status, out, _ = users.build("--os", "debian")
+    assert status == 0
+    assert f"next: ./invoke verify --os debian --release 12 --arch {Architecture.host()}" in out
+    builds.check_published(users.build_dir / name)
+    disk = builds.unpack(users.build_dir / name / f"{name}.qcow2", tmp_path / "disk.raw")
+    names = set(re.findall(r"^/usr/(?:local/)?s?bin/(\S+)$", _every_path(users), re.MULTILINE))
+    assert {"podman", "sshd", "chronyd", "conntrack"} <= names
+    cluster = {"kubelet", "kubeadm", "kubectl", "containerd", "ctr", "crictl", "etcd", "etcdctl", "helm", "cilium"}
+    assert cluster.isdisjoint(names)
+    assert disk.listing("/var/lib/containers") == set()
+    for place in ("docker", "containerd", "kubelet", "etcd"):
+        assert place not in disk.listing("/var/lib")
+    for file in disk.listing("/etc/containers/registries.conf.d"):
+        text = disk.read(f"/etc/containers/registries.conf.d/{file}")
+        assert not re.search(r"^\s*(location|prefix|\[aliases\]|.*=.*\.\w+/)", text, re.MULTILINE), file
+    assert not re.search(r"^\s*(location|prefix)", disk.read("/etc/containers/registries.conf"), re.MULTILINE)
+    assert "cluster.env" not in disk.listing("/etc/cluster")
+
+
+def _every_path(project: Project) -> str:
+    """Return every path of the base tree and of what overlays changed, as the cache has them."""
+    trees = [*(project.cache / "node-images/base").glob("*/data/tree")]
+    trees += [*(project.cache / "node-images/overlay").glob("*/data/delta")]
+    return "\n".join(f"/{path.relative_to(tree)}" for tree in trees for path in tree.rglob("*"))
