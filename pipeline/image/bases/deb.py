@@ -12,14 +12,14 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import DependencyError, NetworkError
+from pipeline.core.errors import DependencyError, InputError, NetworkError, PipelineError, ToolError
 from pipeline.image import tree
 from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
@@ -27,11 +27,25 @@ from pipeline.profile import DebBase
 HOOKS = Path(__file__).parent / "deb"
 TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-query", "gpg")
 NEVER_ASK = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
+NO_MORE_KEYS = "no-more-keys"
 NO_INITRAMFS = {"INITRD": "No"}  # the boot step makes it once, when everything that goes into it is there
 CREDENTIALS = {  # where apt looks for names and passwords; of each, the first one that exists counts
     "Dir::Etc::netrc": (Path.home() / ".netrc", Path("/etc/apt/auth.conf")),
     "Dir::Etc::netrcparts": (Path("/etc/apt/auth.conf.d"),),
 }
+# What apt says, the error that it is, and the next action.
+TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
+    (
+        re.compile("Unable to locate package|no installation candidate|held broken packages|Unmet dependencies"),
+        InputError,
+        "correct the packages in the profile",
+    ),
+    (
+        re.compile("GPG error|is not signed|Failed to fetch|Unable to fetch"),
+        NetworkError,
+        "if the archive is being updated right now, try again later; or name another one with --mirror URL",
+    ),
+)
 KEEP_PACKAGES_SECONDS = 90 * 24 * 3600
 
 
@@ -152,7 +166,9 @@ def make(
         package_cache: downloaded packages, shared between builds.
 
     Raises:
-        ToolError: mmdebstrap failed; its last lines are in the message.
+        InputError: a package does not exist, or cannot be installed together with the others.
+        NetworkError: something could not be fetched, is not signed, or is not what the signed index says.
+        ToolError: mmdebstrap failed for another reason; its last lines are in the message.
     """
     package_cache.mkdir(parents=True, exist_ok=True)
     releases = workspace / "releases"
@@ -160,25 +176,19 @@ def make(
     slim = workspace / "slim"
     slim.write_text(_slim_config(base))
     root = target / "tree"
-    process.run(
-        _command(base, arch, sources, root, _trusted_keys(base, workspace)),
-        env=NEVER_ASK
-        | NO_INITRAMFS
-        | {
-            "PACKAGES": " ".join(packages),
-            "AVOID": " ".join(base.avoid),
-            "PACKAGE_CACHE": str(package_cache),
-            "SLIM_CONFIG": str(slim),
-            "RELEASES": str(releases),
-            "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
-            "OFFER": str(HOOKS / "offer.sh"),
-            "TREE": str(root),
-            "SCRATCH": str(workspace),
-            "TMPDIR": str(workspace),
-        },
-        network=True,
-        what="making the base tree",
-    )
+    settings = {
+        "PACKAGES": " ".join(packages),
+        "AVOID": " ".join(base.avoid),
+        "PACKAGE_CACHE": str(package_cache),
+        "SLIM_CONFIG": str(slim),
+        "RELEASES": str(releases),
+        "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
+        "OFFER": str(HOOKS / "offer.sh"),
+        "TREE": str(root),
+        "SCRATCH": str(workspace),
+        "TMPDIR": str(workspace),
+    }
+    _run_mmdebstrap(_command(base, arch, sources, root, _trusted_keys(base, workspace)), settings)
     installed = installed_packages(root, package_cache)
     (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
     version = process.run(["mmdebstrap", "--version"], capture=True).stdout.strip()
@@ -188,14 +198,34 @@ def make(
     _prune(package_cache)
 
 
+def _run_mmdebstrap(words: Sequence[process.Argument], settings: Mapping[str, str]) -> None:
+    """Run mmdebstrap; what apt complains of decides what kind of error it is, and stands in its first line."""
+    complaints: list[str] = []
+
+    def note(line: str) -> None:
+        if line.startswith(("E: ", "W: GPG error")):
+            complaints.append(line[3:])
+
+    env = NEVER_ASK | NO_INITRAMFS | dict(settings)
+    try:
+        process.run(words, env=env, network=True, what="making the base tree", on_line=note)
+    except ToolError as error:
+        for pattern, kind, hint in TROUBLES:
+            if found := next((line for line in complaints if pattern.search(line)), None):
+                raise kind(f"{found}\n{error.message}", hint=f"{hint}; {error.hint}") from error
+        raise
+
+
 def _command(
     base: DebBase, arch: Architecture, sources: Sequence[Source], root: Path, keys: Path
 ) -> list[process.Argument]:
     words: list[process.Argument] = [
         "mmdebstrap", "--mode=root", "--format=directory", "--variant=essential", f"--architectures={arch.deb}",
-        f"--keyring={keys}", "--skip=essential/unlink,cleanup/reproducible", "--dpkgopt=force-unsafe-io",
+        "--skip=essential/unlink,cleanup/reproducible", "--dpkgopt=force-unsafe-io",
         "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
     ]  # fmt: skip
+    # The directory takes the place of /etc/apt/trusted.gpg.d, whose keys would else be trusted besides.
+    words += [f"--keyring={keys}", f"--keyring={keys.parent / NO_MORE_KEYS}"]
     words += [f"--aptopt={line}" for line in _machine_connection()]
     words += ['--aptopt=APT::Update::Post-Invoke-Success {"set -f; IFS=; $OFFER";}']  # any path is one word then
     words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
@@ -225,6 +255,7 @@ def _trusted_keys(base: DebBase, workspace: Path) -> Path:
     words: list[process.Argument] = ["gpg", "--homedir", home, "--batch", "--no-default-keyring"]
     words += ["--keyring", base.keyring]
     process.run([*words, "--output", keys, "--export", *base.fingerprints], what="exporting the trusted keys")
+    (workspace / NO_MORE_KEYS).mkdir()
     return keys
 
 
