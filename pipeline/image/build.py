@@ -144,7 +144,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
         scratch.mkdir()
         deb.make(
             plan.release.base, plan.arch, plan.packages, plan.sources, target,
-            workspace=scratch, package_cache=cache_root() / "packages" / "deb",
+            workspace=scratch, package_cache=_package_cache(),
         )  # fmt: skip
         origin = json.loads((target / "origin.json").read_text())
         origin["epoch"] = plan.epoch if plan.epoch is not None else origin["epoch"]
@@ -283,8 +283,8 @@ def _images(build_dir: Path) -> set[str]:
 def _clear_cache() -> int:
     with Cache(cache_root()) as cache:
         freed = cache.clear()
-    packages = cache_root() / "packages"
-    if packages.is_dir():
-        freed += sum(status.st_blocks * 512 for _, status in tree.walk(packages))
-        shutil.rmtree(packages)
-    return freed
+    return freed + deb.clear_packages(_package_cache())
+
+
+def _package_cache() -> Path:
+    return cache_root() / "packages" / "deb"
