@@ -1,4 +1,4 @@
-"""The private namespace with the real kernel, as root and, by running this file anew, as an ordinary user."""
+"""The private namespace with the real kernel, as root and (see test_ordinary_user.py) as an ordinary user."""
 
 from __future__ import annotations
 
@@ -521,18 +521,3 @@ def test_a_program_that_fails_in_a_sandbox(tree: Path) -> None:
 def test_a_program_that_a_tree_lacks(tree: Path) -> None:
     with pytest.raises(ToolError, match="no-such-program: No such file or directory"):
         namespace.run_private(lambda: namespace.in_tree(tree, ["no-such-program"]))
-
-
-# --- all of it, as an ordinary user ----------------------------------------------------------------------------------
-
-
-@pytest.mark.root
-@pytest.mark.slow
-def test_all_of_this_as_an_ordinary_user(ordinary: OrdinaryUser) -> None:
-    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-m", "not root"]
-    words += [f"--config-file={ROOT}/pyproject.toml", f"--basetemp={ordinary.directory}/tests", __file__]
-    done = ordinary.run(words, cwd=ROOT)
-    sys.stdout.write(done.stdout)
-    assert done.returncode == 0
-    assert " passed" in done.stdout.splitlines()[-1]
-    assert "skipped" not in done.stdout.splitlines()[-1]
