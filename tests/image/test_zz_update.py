@@ -97,15 +97,18 @@ def test_update_of_kernel_or_initramfs_and_reboot(
     pytestconfig: pytest.Config,
     copy_in: Callable[[Path, str], None],
     reboot_seconds: float,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     package = pytestconfig.getoption("kernel_update")
     now = int(float(host.run("date +%s").stdout))
     before = _ask(host, SUMMARY % now)
+    begun = time.monotonic()
     if package is None:
         made = host.run("timeout %s sh -c %s", str(UPDATE_SECONDS), MAKE_BOOT_FILES)
         assert made.rc == 0, made.stdout + made.stderr
     else:
         _install(host, package, copy_in)
+    record_testsuite_property("seconds of the update", round(time.monotonic() - begun))
     updated = _ask(host, SUMMARY % now)
     assert int(updated["made"]) >= 1, "no initramfs was made"
     new = set(updated["modules"].split(", ")) - set(before["modules"].split(", "))
@@ -114,7 +117,9 @@ def test_update_of_kernel_or_initramfs_and_reboot(
         assert wanted != before["kernel"], f"{package.name} is the kernel that runs already"
         _choose_at_next_boot(host, wanted)
 
+    begun = time.monotonic()
     _reboot(host, before["boot"], reboot_seconds)
+    record_testsuite_property("seconds of the reboot", round(time.monotonic() - begun))
 
     after = _ask(host, SUMMARY % now + REST)
     assert after["kernel"] == wanted
