@@ -18,8 +18,9 @@ from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError, StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
-from pipeline.image.bases import deb
+from pipeline.image.bases import deb, rpm
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
+from pipeline.profile import DebBase
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -142,10 +143,16 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
         check_sources(plan, cache_root=cache_root())
         scratch = workspace / "base"
         scratch.mkdir()
-        deb.make(
-            plan.release.base, plan.arch, plan.packages, plan.sources, target,
-            workspace=scratch, package_cache=_package_cache(),
-        )  # fmt: skip
+        if isinstance(plan.release.base, DebBase):
+            deb.make(
+                plan.release.base, plan.arch, plan.packages, plan.sources, target,
+                workspace=scratch, package_cache=_package_cache("deb"),
+            )  # fmt: skip
+        else:
+            rpm.make(
+                plan.release.base, plan.arch, plan.packages, plan.repositories, target,
+                workspace=scratch, package_cache=_package_cache("rpm"),
+            )  # fmt: skip
         origin = json.loads((target / "origin.json").read_text())
         origin["epoch"] = plan.epoch if plan.epoch is not None else origin["epoch"]
         tree.clamp_times(target / "tree", origin["epoch"])
@@ -283,8 +290,8 @@ def _images(build_dir: Path) -> set[str]:
 def _clear_cache() -> int:
     with Cache(cache_root()) as cache:
         freed = cache.clear()
-    return freed + deb.clear_packages(_package_cache())
+    return freed + sum(deb.clear_packages(_package_cache(family)) for family in ("deb", "rpm"))
 
 
-def _package_cache() -> Path:
-    return cache_root() / "packages" / "deb"
+def _package_cache(family: str) -> Path:
+    return cache_root() / "packages" / family

@@ -14,10 +14,10 @@ from pipeline.core.errors import PipelineError
 from pipeline.image.bases import deb
 from pipeline.image.bases.sources import Source
 from pipeline.image.boot import newest_first
-from pipeline.profile import DebBase
+from pipeline.profile import DebBase, RpmBase
 
 
-def other_kernel(base: DebBase, arch: Architecture, directory: Path) -> Path | None:
+def other_kernel(base: DebBase | RpmBase, arch: Architecture, directory: Path) -> Path | None:
     """Fetch a kernel package that is not in an image, from where the image's own packages came.
 
     Args:
@@ -28,6 +28,9 @@ def other_kernel(base: DebBase, arch: Architecture, directory: Path) -> Path | N
     Returns:
         The package, in the cache; None if the sources have no other one or cannot be reached (the user is told).
     """
+    if isinstance(base, RpmBase):
+        progress.note("no other kernel is fetched for RPM systems yet; name one with --kernel-update FILE")
+        return None
     try:
         with (
             progress.step("fetch another kernel for the update test"),

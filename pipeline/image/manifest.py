@@ -10,12 +10,12 @@ import datetime
 import json
 import os
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import process
+from pipeline.core import namespace, process
 from pipeline.image import tree
 from pipeline.image.bases.deb import Package
 from pipeline.image.plan import Plan
@@ -60,7 +60,11 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
         facts: what else is known.
     """
     sizes = {path: status.st_blocks * 512 for path, status in tree.walk(root)}
-    per_package = _package_sizes(root, facts.packages, sizes)
+    listed = _deb_files(root, facts.packages) if plan.family == "deb" else _rpm_files(root)
+    per_package = {
+        package.name: sum(sizes.get(path, 0) for path in listed[package.name] if not (root / path).is_dir())
+        for package in facts.packages
+    }
     checksum = tree.file_sha256(image)
     manifest = _names(plan) | {
         "epoch": facts.epoch,
@@ -105,16 +109,26 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def _package_sizes(root: Path, packages: Sequence[Package], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the bytes each package really takes in the tree: what was left out at install time does not count."""
+def _deb_files(root: Path, packages: Sequence[Package]) -> dict[str, list[str]]:
+    """Return the paths that each package brought, as dpkg notes them; not all need be in the tree."""
     info = root / "var/lib/dpkg/info"
     found = {}
     for package in packages:
         listing = info / f"{package.name}.list"
         if not listing.exists():  # packages that may be installed for several architectures
             listing = info / f"{package.name}:{package.architecture}.list"
-        paths = (_merged(line.lstrip("/")) for line in listing.read_text().splitlines())
-        found[package.name] = sum(sizes.get(path, 0) for path in paths if not (root / path).is_dir())
+        found[package.name] = [_merged(line.lstrip("/")) for line in listing.read_text().splitlines()]
+    return found
+
+
+def _rpm_files(root: Path) -> dict[str, list[str]]:
+    """Return the paths that each package brought, as the target's own rpm says; not all need be in the tree."""
+    words = ["rpm", "-qa", "--qf", "[%{=NAME}\\t%{FILENAMES}\\n]"]
+    listed = namespace.in_tree(root, words, capture=True, what="listing the files of packages").stdout
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for line in listed.splitlines():
+        name, path = line.split("\t", 1)
+        found[name].append(_merged(path.lstrip("/")))
     return found
 
 
@@ -137,6 +151,7 @@ def _provenance(plan: Plan, maker: str) -> dict[str, object]:
     revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
     tools = {"base": maker} | {name: _first_line(words) for name, words in TOOLS.items()}
     sources = [source.model_dump() for source in plan.sources]
+    sources += [item.model_dump(include={"id", "url", "index"}) for item in plan.repositories]
     return {"revision": revision or "unknown", "sources": sources, "tools": tools}
 
 
@@ -161,7 +176,7 @@ def _sbom(plan: Plan, packages: Sequence[Package], epoch: int) -> str:
     bom.metadata.timestamp = datetime.datetime.fromtimestamp(epoch, datetime.UTC)
     for package in packages:
         qualifiers = {"arch": package.architecture, "distro": f"{plan.os}-{plan.release_name}"}
-        url = PackageURL("deb", plan.os, package.name, package.version, qualifiers)
+        url = PackageURL(plan.family, plan.os, package.name, package.version, qualifiers)
         bom.components.add(
             Component(
                 type=ComponentType.LIBRARY,

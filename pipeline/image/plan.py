@@ -16,16 +16,18 @@ from pipeline.core import cache, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import disk, overlay
-from pipeline.image.bases import deb
+from pipeline.image.bases import deb, repositories, rpm
 from pipeline.image.bases import sources as package_sources
+from pipeline.image.bases.repositories import Repository
 from pipeline.image.bases.sources import Source
-from pipeline.profile import Profile, Release, select
+from pipeline.profile import DebBase, Profile, Release, select
 
 CODE = Path(__file__).parent
 SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
+RPM_CODE = ("bases/rpm.py", "bases/rpm_keys.py", "bases/repositories.py")
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.
 SPACE_COLD = 3 * 1024**3
@@ -58,7 +60,8 @@ class Plan(BaseModel):
         release_name: the release's name in the profile.
         release: the release itself.
         arch: the architecture.
-        sources: where packages come from.
+        sources: where the packages of a deb base come from.
+        repositories: where the packages of an rpm base come from.
         overlays: what changes the tree, in order.
         epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date
             of the newest package index.
@@ -73,7 +76,8 @@ class Plan(BaseModel):
     release_name: str
     release: Release
     arch: Architecture
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] = ()
+    repositories: tuple[Repository, ...] = ()
     overlays: tuple[OverlayInput, ...]
     epoch: int | None
     code: str
@@ -92,7 +96,12 @@ class Plan(BaseModel):
     def inputs(self) -> dict[str, cache.Json]:
         """Everything that decides what the image is, as JSON; not where its inputs happen to lie."""
         inputs: dict[str, cache.Json] = self.model_dump(
-            mode="json", exclude={"overlays": {"__all__": {"path"}}, "release": {"arch", "packages"}}
+            mode="json",
+            exclude={
+                "overlays": {"__all__": {"path"}},
+                "release": {"arch", "packages"},
+                "repositories": {"__all__": {"keys"}},
+            },
         )
         return inputs | {"packages": list(self.packages)}
 
@@ -104,14 +113,17 @@ class Plan(BaseModel):
     @property
     def base_inputs(self) -> dict[str, cache.Json]:
         """The part that decides what the base tree is."""
-        return {
+        inputs: dict[str, cache.Json] = {
             "arch": self.arch.value,
             "base": self.release.base.model_dump(mode="json"),
             "packages": list(self.packages),
-            "sources": [source.model_dump() for source in self.sources],
             "epoch": self.epoch,
-            "code": code_digest("bases/deb.py", "bases/deb"),
         }
+        if isinstance(self.release.base, DebBase):
+            code = code_digest("bases/deb.py", "bases/deb")
+            return inputs | {"sources": [source.model_dump() for source in self.sources], "code": code}
+        found: list[cache.Json] = [item.model_dump(mode="json", exclude={"keys"}) for item in self.repositories]
+        return inputs | {"repositories": found, "code": code_digest(*RPM_CODE)}
 
 
 @functools.cache
@@ -142,7 +154,7 @@ def resolve(
         release_name: one of its releases; None for its default.
         arch: the architecture.
         overlays: the directory that holds all overlays.
-        mirror: archive in place of this machine's apt sources.
+        mirror: archive in place of this machine's apt sources, or of the profile's repositories.
 
     Raises:
         InputError: there is no such release or architecture, an overlay is missing or wrong, the disk is too small,
@@ -150,6 +162,7 @@ def resolve(
         DependencyError: the package sources are not known.
     """
     release = select(profile, release_name, arch)
+    base = release.base
     disk.plan_layout(release.disk, arch, key="")  # refuses a disk that is too small
     return Plan(
         os=profile.name,
@@ -158,7 +171,8 @@ def resolve(
         release_name=release_name or profile.default_release,
         release=release,
         arch=arch,
-        sources=package_sources.resolve(release.base, mirror),
+        sources=package_sources.resolve(base, mirror) if isinstance(base, DebBase) else (),
+        repositories=() if isinstance(base, DebBase) else repositories.resolve(base, arch, mirror),
         overlays=tuple(_overlay(overlays, name) for name in release.overlays),
         epoch=_epoch(),
         code=code_digest("."),
@@ -228,7 +242,10 @@ def check_sources(plan: Plan, *, cache_root: Path) -> None:
     """
     check_space(cache_root, SPACE_COLD)
     with progress.step("check package sources"):
-        deb.check(plan.release.base, plan.sources)
+        if isinstance(plan.release.base, DebBase):
+            deb.check(plan.release.base, plan.sources)
+        else:
+            rpm.check(plan.repositories)
 
 
 def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:

@@ -9,6 +9,8 @@ from pipeline.profile.model import (
     Expectations,
     Profile,
     Release,
+    RpmBase,
+    RpmRepository,
 )
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Expectations",
     "Profile",
     "Release",
+    "RpmBase",
+    "RpmRepository",
     "find",
     "load",
     "names",

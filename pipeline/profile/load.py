@@ -248,7 +248,14 @@ def _problem(root: yaml.Node, detail: ErrorDetails) -> _Problem:
     if location[-1:] == (KEY_ITSELF,):
         location = location[:-1]
     what, advice = _explain(location, detail)
-    return _Problem(_position(root, location), _key(location), what, advice)
+    written = _as_written(location)
+    return _Problem(_position(root, written), _key(written), what, advice)
+
+
+def _as_written(location: Location) -> Location:
+    """Return the keys as they stand in the file: after ``base``, pydantic puts the kind that was chosen."""
+    is_base = location[:1] == ("releases",) and location[2:3] == ("base",)
+    return location[:3] + location[4:] if is_base else location
 
 
 def _explain(location: Location, detail: ErrorDetails) -> tuple[str, str]:
@@ -265,6 +272,11 @@ def _explain(location: Location, detail: ErrorDetails) -> tuple[str, str]:
         case "enum" | "literal_error":
             known = re.findall("'([^']*)'", context["expected"])
             return f"{subject} is not known here", _choose(str(value), known)
+        case "union_tag_not_found":
+            return "missing key", "add 'kind:'"
+        case "union_tag_invalid":
+            known = re.findall("'([^']*)'", context["expected_tags"])
+            return f"kind {context['tag']!r} is not known here", _choose(context["tag"], known)
         case "value_error":
             return str(context["error"]), ""
         case _:

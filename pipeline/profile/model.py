@@ -20,12 +20,14 @@ FINGERPRINT = r"^[0-9A-F]{40}$"
 ABSOLUTE_PATH = r"^/\S*$"
 RELATIVE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 ARGUMENT = r"^\S+$"
+URL = r"^(https?|file)://[^\s?#]+$"
 PATTERN_MEANINGS = {
     WORD: "a word that begins with a letter or digit, followed by letters, digits or any of . + _ : ~ -",
     FINGERPRINT: "a key's full fingerprint: 40 hexadecimal digits, capitals, no spaces",
     ABSOLUTE_PATH: "an absolute path without spaces, beginning with /",
     RELATIVE_PATH: "a path below the root, without a leading / and without ..",
     ARGUMENT: "one argument, without spaces",
+    URL: "a URL that begins with https://, http:// or file://, without spaces and query",
 }
 
 Word = Annotated[str, StringConstraints(pattern=WORD)]
@@ -33,6 +35,7 @@ Fingerprint = Annotated[str, StringConstraints(pattern=FINGERPRINT)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
 RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH)]
 Argument = Annotated[str, StringConstraints(pattern=ARGUMENT)]
+Url = Annotated[str, StringConstraints(pattern=URL)]
 Size = Annotated[int, Field(gt=0, description="bytes; written as '64M' or '4G'")]
 
 
@@ -63,6 +66,49 @@ class DebBase(Model):
     exclude: tuple[AbsolutePath, ...] = ()
     keep: tuple[AbsolutePath, ...] = ()
     avoid: tuple[Word, ...] = ()
+
+
+class RpmRepository(Model):
+    """A package repository of an RPM distribution.
+
+    Attributes:
+        id: its name in messages, and of its directory on a mirror and on a medium.
+        url: where it is; dnf's ``$basearch`` and ``$releasever`` are filled in.
+        arch: architectures that have it; all of them if empty.
+    """
+
+    id: Word
+    url: Url
+    arch: tuple[Architecture, ...] = ()
+
+
+class RpmBase(Model):
+    """A root tree from RPM packages: from repositories, or from a medium that holds them.
+
+    Attributes:
+        lineage: whose packaging it follows; decides names and tools, and is stated, never inferred from ``ID``.
+        releasever: dnf's ``$releasever``.
+        module_platform_id: dnf's setting of that name; an empty tree cannot tell it.
+        repositories: where packages come from.
+        keys: URLs of files with the signing keys; a medium's own key files and release package are looked into as well.
+        fingerprints: the only keys that are accepted, wherever they were found.
+        database: the target's rpm database directory.
+        release_package: package that carries the distribution's identity; the first that is installed.
+        avoid: packages that are never installed.
+        languages: locales that are installed.
+    """
+
+    kind: Literal["rpm"]
+    lineage: Literal["el7", "el8", "el9", "el10", "openeuler"]
+    releasever: Word
+    module_platform_id: Argument | None = None
+    repositories: tuple[RpmRepository, ...] = Field(min_length=1)
+    keys: tuple[Url, ...] = ()
+    fingerprints: tuple[Fingerprint, ...] = Field(min_length=1)
+    database: RelativePath
+    release_package: Word
+    avoid: tuple[Word, ...] = ()
+    languages: tuple[Word, ...] = ("C", "C.UTF-8", "en_US.UTF-8")
 
 
 class Disk(Model):
@@ -155,7 +201,7 @@ class Release(Model):
     """
 
     codename: Word
-    base: DebBase
+    base: Annotated[DebBase | RpmBase, Field(discriminator="kind")]
     packages: tuple[Word, ...] = Field(min_length=1)
     arch: dict[Architecture, ArchSpec] = Field(min_length=1)
     overlays: tuple[Word, ...]

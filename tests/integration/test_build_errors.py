@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, NetworkError, StorageError, ToolError
 from pipeline.image.bases import sources
-from pipeline.profile import find, select
+from pipeline.profile import DebBase, find, select
 from tests.integration import builds, mirrors
 from tests.integration.builds import Project
 
@@ -126,6 +126,7 @@ def test_a_failed_build_does_not_touch_what_is_published(project: Project) -> No
 def mirror(project: Project) -> Iterator[mirrors.Mirror]:
     """An archive that passes on the one this machine uses."""
     release = select(find("tiny", project.directory / "osprofiles"), None, Architecture.host())
+    assert isinstance(release.base, DebBase)
     (source,) = sources.resolve(release.base, None)
     with mirrors.passing_on(source.uri) as running:
         yield running

@@ -1,0 +1,255 @@
+"""The rpm base with the real dnf and rpm: a distribution of a few packages, good and spoilt."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from pipeline.core import namespace, progress
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import DependencyError, InputError, NetworkError, PipelineError, VerificationError
+from pipeline.image import tree
+from pipeline.image.bases import repositories, rpm
+from pipeline.profile import RpmBase
+from tests.integration import rpms
+
+pytestmark = [pytest.mark.root]
+ARCH = Architecture.host()
+PACKAGES = ("greeter", "rpm")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Signed packages with their metadata, not to be changed, and the keys."""
+
+    repository: Path
+    home: Path
+    key: str
+    other_key: str
+
+    def copy(self, target: Path) -> Path:
+        shutil.copytree(self.repository, target)
+        return target
+
+
+@pytest.fixture(scope="module")
+def tiny(scratch: Path) -> Distribution:
+    work = scratch / "rpms"
+    work.mkdir()
+    made, home = rpms.make_rpms(work), work / "gnupg"
+    key, other = rpms.make_key(home, "Tiny"), rpms.make_key(home, "Somebody else")
+    rpms.publish(made, work / "repository", home, key)
+    return Distribution(work / "repository", home, key, other)
+
+
+def base(key: str, **changes: object) -> RpmBase:
+    data = {
+        "kind": "rpm", "lineage": "el9", "releasever": "1", "fingerprints": [key], "database": "var/lib/rpm",
+        "release_package": "tiny-release", "repositories": [{"id": "tiny", "url": "https://tiny.example/$basearch"}],
+    }  # fmt: skip
+    return RpmBase.model_validate(data | changes)
+
+
+def make(
+    place: Path, described: RpmBase, mirror: str | Path, packages: tuple[str, ...] = PACKAGES, name: str = "made"
+) -> Path:
+    """Make a tree as a build does; returns what base step leaves."""
+    target, workspace = place / name, place / f"{name}-workspace"
+    target.mkdir()
+    workspace.mkdir()
+    found = repositories.resolve(described, ARCH, str(mirror))
+    rpm.check(found)
+    with progress.session(place / "log"):
+        namespace.run_private(
+            lambda: rpm.make(
+                described, ARCH, packages, found, target, workspace=workspace, package_cache=place / "packages"
+            )
+        )
+    return target
+
+
+def test_a_tree_is_made_and_its_own_rpm_sees_every_package(tiny: Distribution, tmp_path: Path) -> None:
+    made = make(tmp_path, base(tiny.key), tiny.repository)
+    root = made / "tree"
+    assert (root / "etc/greeting").read_text().startswith("hello from ")  # the scriptlet ran
+    rows = {row["name"]: row for row in json.loads((made / "packages.json").read_text())}
+    assert set(rows) == {"tiny-release", "filesystem", "libraries", "bash", "rpm", "greeter"}
+    assert rows["rpm"]["version"] == "1-1.ty1"
+    (file,) = tiny.repository.glob("rpm-*.rpm")
+    assert rows["rpm"]["sha256"] == tree.file_sha256(file)
+    assert json.loads((made / "origin.json").read_text())["epoch"] > 1_700_000_000
+    assert list((root / "dev").iterdir()) == []
+    assert not (root / "var/cache/dnf").exists()
+    assert (root / "var/lib/rpm/rpmdb.sqlite").is_file()
+    assert not (root / "root").exists()  # where this machine's rpm would put the database
+    assert "en_US.UTF-8" in (root / "etc/rpm/macros.langs").read_text()
+
+
+def test_packages_from_a_server_are_fetched_once(tiny: Distribution, tmp_path: Path) -> None:
+    with serving(tiny.repository) as (url, asked):
+        described = base(tiny.key, keys=[f"{url}/RPM-GPG-KEY-tiny"])
+        make(tmp_path, described, url)
+        assert [path for path in asked if path.endswith(".rpm")]
+        asked.clear()
+        make(tmp_path, described, url, name="again")
+        assert not [path for path in asked if path.endswith(".rpm")]
+
+
+def unsigned(repository: Path, _: Distribution) -> None:
+    for file in repository.glob("greeter-*.rpm"):
+        rpms.run("rpmsign", "--delsign", file)
+    rpms.index(repository)
+
+
+def signed_by_somebody_else(repository: Path, tiny: Distribution) -> None:
+    rpms.sign(sorted(repository.glob("greeter-*.rpm")), tiny.home, tiny.other_key)
+    rpms.index(repository)
+
+
+def truncated(repository: Path, _: Distribution) -> None:
+    (file,) = repository.glob("greeter-*.rpm")
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def not_the_indexed_one(repository: Path, _: Distribution) -> None:
+    (file,) = repository.glob("greeter-*.rpm")
+    shutil.copyfile(next(repository.glob("tiny-release-*.rpm")), file)
+
+
+def spoilt_index(repository: Path, _: Distribution) -> None:
+    (file,) = repository.glob("repodata/*-primary.xml.gz")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def without_packages(repository: Path, _: Distribution) -> None:
+    for file in repository.glob("*.rpm"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "packages", "kind", "message"),
+    [
+        (unsigned, PACKAGES, VerificationError, "is not signed"),
+        (signed_by_somebody_else, PACKAGES, VerificationError, "greeter-1-1.ty1"),
+        (truncated, PACKAGES, NetworkError, "greeter-1-1.ty1"),
+        (not_the_indexed_one, PACKAGES, NetworkError, "greeter-1-1.ty1"),
+        (spoilt_index, PACKAGES, NetworkError, "checksum"),
+        (without_packages, PACKAGES, NetworkError, "1-1.ty1"),
+        (lambda *_: None, ("nobody-made-this",), InputError, "nobody-made-this"),
+        (lambda *_: None, ("impossible", "rpm"), InputError, "nobody-has-this"),
+    ],
+    ids=[
+        "unsigned", "wrong key", "truncated", "another package", "index", "no packages", "no such package", "needs",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["directory", "server"])
+def test_what_is_wrong_is_said(
+    tiny: Distribution, tmp_path: Path, spoil: Callable[[Path, Distribution], None], packages: tuple[str, ...],
+    kind: type[PipelineError], message: str, place: str,
+) -> None:  # fmt: skip
+    repository = tiny.copy(tmp_path / "repository")
+    spoil(repository, tiny)
+    with serving(repository) as (url, _):
+        described = base(tiny.key, keys=[f"{url}/RPM-GPG-KEY-tiny"])
+        with pytest.raises(kind) as caught:
+            make(tmp_path, described, url if place == "server" else repository, packages)
+    assert message in caught.value.message.partition("\n")[0]
+    assert caught.value.hint
+
+
+def test_an_expired_key_is_refused(tiny: Distribution, tmp_path: Path) -> None:
+    repository = tiny.copy(tmp_path / "repository")
+    home = tmp_path / "gnupg"
+    key = rpms.make_key(home, "Old", expires="seconds=1")
+    (repository / "RPM-GPG-KEY-tiny").write_text(rpms.run("gpg", "--homedir", home, "--armor", "--export", key))
+    time.sleep(2)
+    with pytest.raises(DependencyError, match=r"expired on \d{4}-\d\d-\d\d"):
+        make(tmp_path, base(key), repository)
+
+
+def test_only_pinned_keys_count(tiny: Distribution, tmp_path: Path) -> None:
+    with pytest.raises(DependencyError) as caught:
+        make(tmp_path, base("0" * 40), tiny.repository)
+    assert f"{'0' * 40} was not found" in caught.value.message
+    assert tiny.key in caught.value.message
+
+
+def test_a_directory_without_packages_is_no_mirror(tiny: Distribution, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no package repository"):
+        repositories.resolve(base(tiny.key), ARCH, str(tmp_path))
+    with pytest.raises(InputError, match="there is no directory"):
+        repositories.resolve(base(tiny.key), ARCH, str(tmp_path / "missing"))
+    with pytest.raises(InputError, match="must not carry a password"):
+        repositories.resolve(base(tiny.key), ARCH, "https://user:secret@tiny.example/")
+
+
+def test_credentials_come_from_netrc_and_are_in_no_log(
+    tiny: Distribution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    with serving(tiny.repository, user="field:s3cret-word") as (url, _):
+        described = base(tiny.key, keys=[f"{url}/RPM-GPG-KEY-tiny"])
+        netrc.write_text("machine 127.0.0.1 login field password wrong-word\n")
+        netrc.chmod(0o600)
+        with pytest.raises(NetworkError):
+            make(tmp_path, described, url, name="wrong")
+        netrc.write_text("machine 127.0.0.1 login field password s3cret-word\n")
+        made = make(tmp_path, described, url)
+        assert (made / "tree/etc/greeting").exists()
+    assert "-word" not in (tmp_path / "log").read_text()
+    assert not [file for file in made.rglob("*") if file.is_file() and b"s3cret-word" in file.read_bytes()]
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a directory; with ``user`` set, only to that one."""
+
+    user = ""
+    asked: list[str]
+
+    def send_head(self) -> BinaryIO | None:
+        self.asked.append(self.path)
+        wanted = f"Basic {base64.b64encode(self.user.encode()).decode()}"
+        if self.user and self.headers.get("Authorization") != wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        return super().send_head()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class calls it so
+        pass
+
+
+class serving:
+    """A web server on loopback; gives its address and the list of what was asked for."""
+
+    def __init__(self, directory: Path, user: str = "") -> None:
+        self.asked: list[str] = []
+        kind = type("Handler", (_Handler,), {"user": user, "asked": self.asked})
+        handler = functools.partial(kind, directory=str(directory))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> tuple[str, list[str]]:
+        self.thread.start()
+        return f"http://127.0.0.1:{self.server.server_port}", self.asked
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
