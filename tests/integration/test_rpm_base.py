@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import BinaryIO
 
 import pytest
 
+from pipeline import quality
 from pipeline.core import namespace, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, NetworkError, PipelineError, VerificationError
@@ -23,6 +25,7 @@ from pipeline.image import tree
 from pipeline.image.bases import repositories, rpm
 from pipeline.profile import RpmBase
 from tests.integration import rpms
+from tests.integration.ordinary import OrdinaryUser
 
 pytestmark = [pytest.mark.root]
 ARCH = Architecture.host()
@@ -94,6 +97,40 @@ def test_a_tree_is_made_and_its_own_rpm_sees_every_package(tiny: Distribution, t
     assert (root / "var/lib/rpm/rpmdb.sqlite").is_file()
     assert not (root / "root").exists()  # where this machine's rpm would put the database
     assert "en_US.UTF-8" in (root / "etc/rpm/macros.langs").read_text()
+
+
+# Run by another user, so it is a program of its own: repository, key and directory come as arguments.
+MAKE = f"""
+import sys
+sys.path.insert(0, {str(quality.ROOT)!r})
+from pathlib import Path
+from tests.integration.test_rpm_base import base, digest, make
+print(digest(make(Path(sys.argv[3]), base(sys.argv[2]), sys.argv[1])))
+"""
+
+
+def digest(made: Path) -> str:
+    """Return the digest of a tree with its times clamped, as the base step takes it."""
+
+    def clamped() -> str:
+        tree.clamp_times(made / "tree", json.loads((made / "origin.json").read_text())["epoch"])
+        return tree.digest(made / "tree")
+
+    return namespace.run_private(clamped)
+
+
+def test_the_same_packages_give_the_same_tree_at_another_time_and_for_an_ordinary_user(
+    tiny: Distribution, tmp_path: Path, ordinary: OrdinaryUser
+) -> None:
+    host_log = Path("/var/log/hawkey.log")
+    before = host_log.stat() if host_log.exists() else None
+    first = digest(make(tmp_path, base(tiny.key), tiny.repository))
+    time.sleep(1.1)  # rpm notes the second of an installation
+    assert digest(make(tmp_path, base(tiny.key), tiny.repository, name="again")) == first
+    result = ordinary.run([sys.executable, "-c", MAKE, tiny.repository, tiny.key, ordinary.directory])
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.splitlines()[-1] == first
+    assert (host_log.stat() if host_log.exists() else None) == before  # dnf would write there
 
 
 def test_packages_from_a_server_are_fetched_once(tiny: Distribution, tmp_path: Path) -> None:
