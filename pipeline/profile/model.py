@@ -152,7 +152,7 @@ class Boot(Model):
         kernel_arguments: arguments besides ``root=`` and the consoles.
     """
 
-    initramfs: Literal["initramfs-tools"]
+    initramfs: Literal["initramfs-tools", "dracut"]
     efi_vendor: Word
     grub_directory: RelativePath
     kernel_arguments: tuple[Argument, ...] = ()
@@ -181,9 +181,11 @@ class ArchSpec(Model):
 
     Attributes:
         packages: packages installed on this architecture only (kernel, boot loaders).
+        page_size: bytes of a memory page of its kernel; programs that were built for smaller ones die on 65536.
     """
 
     packages: tuple[Word, ...]
+    page_size: Literal[4096, 65536] = 4096
 
 
 class Release(Model):
