@@ -22,7 +22,7 @@ from pipeline.core import download, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, NetworkError, PipelineError, ToolError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import rpm_keys
+from pipeline.image.bases import kernels, rpm_keys
 from pipeline.image.bases.deb import Package
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
@@ -118,6 +118,7 @@ def make(
         epoch = _newest_index(cache)
         _rewrite_database(root, base, _gathered(files, workspace / "rpms"), epoch)
         _check_database(root, set(installed))
+        kernels.finish(root)
         rows = [_package(installed[identity], files[identity]) for identity in sorted(installed)]
     (target / "packages.json").write_text(json.dumps([row.model_dump() for row in rows], indent=1) + "\n")
     # It opens a log below /var/log even for this, whatever its configuration says (seen with dnf 4.14).
@@ -131,6 +132,7 @@ def _prepare(root: Path, base: RpmBase) -> None:
     for name in ("dev", "proc", "run", "etc/rpm", base.database):
         (root / name).mkdir(parents=True)
     tree.write(root, "etc/rpm/macros.langs", _languages(base))
+    kernels.mask(root)
 
 
 def _languages(base: RpmBase) -> str:
@@ -212,7 +214,7 @@ def _run_dnf(words: Sequence[process.Argument], root: Path, home: Path, cache: P
         "--die-with-parent",
         "--",
     ]
-    env = {"HOME": str(home)}
+    env = {"HOME": str(home)} | kernels.BYPASS
     cache.mkdir(exist_ok=True)
     try:
         process.run([*sandbox, *words], env=env, network=True, what="making the base tree", on_line=note)
