@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from pipeline.profile import Release
 
 ROOT = Path(__file__).resolve().parent
-PROFILES, OVERLAYS, BUILD = ROOT / "osprofiles", ROOT / "overlays", ROOT / "build"
+PROFILES = str(ROOT / "osprofiles")
+OVERLAYS, BUILD = ROOT / "overlays", ROOT / "build"
 WHICH = {
-    "os": "operating system, a file in osprofiles/ (default: debian)",
+    "os": "operating system, one of the profiles (default: debian)",
     "release": "one of its releases (default: the profile's)",
     "arch": "amd64 or arm64 (default: this machine's)",
+    "profiles": "directory of the profiles (default: osprofiles/ of this checkout)",
 }
 
 # What a command needs is imported when it runs: './invoke --list' has to be quick.
@@ -32,24 +34,24 @@ def _arch(name: str) -> Architecture:
     return Architecture.parse(name) if name else Architecture.host()
 
 
-def _plan(os: str, release: str, arch: str, mirror: str) -> Plan:
+def _plan(os: str, release: str, arch: str, mirror: str, profiles: str) -> Plan:
     from pipeline import image, profile
 
-    found = profile.find(os, PROFILES)
+    found = profile.find(os, Path(profiles))
     return image.resolve(found, release or None, _arch(arch), overlays=OVERLAYS, mirror=mirror or None)
 
 
-def _release(os: str, release: str, arch: str) -> Release:
+def _release(os: str, release: str, arch: str, profiles: str) -> Release:
     from pipeline import profile
 
-    return profile.select(profile.find(os, PROFILES), release or None, _arch(arch))
+    return profile.select(profile.find(os, Path(profiles)), release or None, _arch(arch))
 
 
-def _directory(os: str, release: str, arch: str) -> Path:
+def _directory(os: str, release: str, arch: str, profiles: str) -> Path:
     from pipeline import profile
 
-    _release(os, release, arch)
-    return BUILD / f"{os}-{release or profile.find(os, PROFILES).default_release}-{_arch(arch)}"
+    _release(os, release, arch, profiles)
+    return BUILD / f"{os}-{release or profile.find(os, Path(profiles)).default_release}-{_arch(arch)}"
 
 
 @task(
@@ -66,6 +68,7 @@ def build(
     os: str = "debian",
     release: str = "",
     arch: str = "",
+    profiles: str = PROFILES,
     mirror: str = "",
     refresh: bool = False,
     dry_run: bool = False,
@@ -76,7 +79,7 @@ def build(
     """
     from pipeline import image
 
-    plan = _plan(os, release, arch, mirror)
+    plan = _plan(os, release, arch, mirror, profiles)
     if dry_run:
         print(image.plan_text(plan))
         return
@@ -84,16 +87,17 @@ def build(
     print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
 
 
-@task(name="list")
+@task(name="list", help={"profiles": WHICH["profiles"]})
 @command
-def list_images(_context: Context) -> None:
+def list_images(_context: Context, profiles: str = PROFILES) -> None:
     """List what can be built and what is: profiles, releases (* is the default), architectures, size, age.
 
     Example: ./invoke list
     """
     from pipeline import image, profile
 
-    image.print_rows(image.rows([profile.find(name, PROFILES) for name in profile.names(PROFILES)], BUILD))
+    directory = Path(profiles)
+    image.print_rows(image.rows([profile.find(name, directory) for name in profile.names(directory)], BUILD))
 
 
 @task(
@@ -110,6 +114,7 @@ def verify(
     os: str = "debian",
     release: str = "",
     arch: str = "",
+    profiles: str = PROFILES,
     firmware: str = "",
     offline: bool = False,
     kernel_update: str = "",
@@ -121,7 +126,7 @@ def verify(
     from pipeline import image, lab
     from pipeline.core import progress
 
-    directory, found = _directory(os, release, arch), _release(os, release, arch)
+    directory, found = _directory(os, release, arch, profiles), _release(os, release, arch, profiles)
     with progress.session(BUILD / "logs" / f"verify-{directory.name}.log"):
         update = Path(kernel_update) if kernel_update else None
         if not kernel_update and not offline:
@@ -132,7 +137,14 @@ def verify(
 
 @task(help=WHICH | {"firmware": "bios or uefi (default: uefi)"})
 @command
-def shell(_context: Context, os: str = "debian", release: str = "", arch: str = "", firmware: str = "") -> None:
+def shell(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    profiles: str = PROFILES,
+    firmware: str = "",
+) -> None:
     """Boot a built image and log in; the machine is destroyed on exit.
 
     Example: ./invoke shell --os debian
@@ -140,19 +152,19 @@ def shell(_context: Context, os: str = "debian", release: str = "", arch: str = 
     from pipeline import lab
 
     chosen = lab.Firmware.parse(firmware) if firmware else None
-    raise SystemExit(lab.shell(_directory(os, release, arch), firmware=chosen))
+    raise SystemExit(lab.shell(_directory(os, release, arch, profiles), firmware=chosen))
 
 
 @task(help=WHICH)
 @command
-def inspect(_context: Context, os: str = "debian", release: str = "", arch: str = "") -> None:
+def inspect(_context: Context, os: str = "debian", release: str = "", arch: str = "", profiles: str = PROFILES) -> None:
     """Show what libguestfs sees in a built image: a second, independent opinion.
 
     Example: ./invoke inspect --arch arm64
     """
     from pipeline import image, lab
 
-    directory = _directory(os, release, arch)
+    directory = _directory(os, release, arch, profiles)
     accelerated = lab.choose_accelerator(_arch("")).kind is lab.Kind.KVM
     found = image.inspect(directory / f"{directory.name}.qcow2", accelerated=accelerated)
     print(image.inspection_text(found))
