@@ -5,7 +5,8 @@ its end. Every line that a tool prints goes to the log file, and the latest one 
 long work never looks frozen.
 
 The current session travels in a context variable: any floor may call :func:`step`, :func:`note` and :func:`log`
-without passing it around.
+without passing it around. Who runs several commands at once and has the terminal for itself wraps each of them in
+:func:`watched`: what they would show is told to a function, also across a fork.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from io import FileIO
     from pathlib import Path
 
@@ -48,6 +49,21 @@ class StepTime:
     depth: int
     seconds: float
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a session is, told to the one who watches it.
+
+    Attributes:
+        line: what it would show now.
+        running: titles of the running steps, the outermost first.
+        times: steps so far, in the order they were begun; those that run have no seconds yet.
+    """
+
+    line: str
+    running: tuple[str, ...]
+    times: tuple[StepTime, ...]
 
 
 @dataclass
@@ -88,7 +104,9 @@ class Session:
         self._show(line)
 
     def _show(self, line: str) -> None:
-        if self._live is not None:
+        if (tell := _watcher.get()) is not None:
+            tell(Moment(line, tuple(running.title for running in self._stack), self.times))
+        elif self._live is not None:
             from rich.text import Text
 
             self._live.console.print(Text(line))
@@ -159,6 +177,7 @@ class Session:
 
 
 _current: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
+_watcher: contextvars.ContextVar[Callable[[Moment], None] | None] = contextvars.ContextVar("watcher", default=None)
 
 
 def _clock() -> str:
@@ -183,11 +202,25 @@ def session(log_path: Path | None = None) -> Iterator[Session]:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer: what could not be written is not tried again when the file is closed.
             running._log = stack.enter_context(log_path.open("wb", buffering=0))
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and _watcher.get() is None:
             running._live = stack.enter_context(_live_display(running))
         token = _current.set(running)
         stack.callback(_current.reset, token)
         yield running
+
+
+@contextlib.contextmanager
+def watched(tell: Callable[[Moment], None]) -> Iterator[None]:
+    """Show nothing while the context lasts; tell a function instead.
+
+    Args:
+        tell: called for every line that would be shown. A failure of its own is the session's.
+    """
+    token = _watcher.set(tell)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def _live_display(running: Session) -> Live:

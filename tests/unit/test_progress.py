@@ -56,6 +56,26 @@ def test_a_failed_step_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     assert [(step.title, step.depth) for step in session.times] == [("risky", 0), ("next", 0)]
 
 
+def test_a_watched_session_shows_nothing_and_tells(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told: list[progress.Moment] = []
+    log = tmp_path / "log"
+    with progress.watched(told.append), progress.session(log), progress.step("outer"), progress.step("inner"):
+        progress.note("hello")
+        progress.log("only in the log")
+    assert capfd.readouterr() == ("", "")
+    assert [moment.line.split(":")[0].strip() for moment in told] == [
+        "outer ...",
+        "inner ...",
+        "hello",
+        "inner",
+        "outer",
+    ]
+    assert [moment.running for moment in told] == [("outer",), ("outer", "inner"), ("outer", "inner"), ("outer",), ()]
+    assert [step.title for step in told[-1].times] == ["outer", "inner"]
+    assert told[2].times[1].seconds == 0.0 < told[3].times[1].seconds
+    assert "only in the log" in log.read_text()
+
+
 def test_times_nest() -> None:
     with progress.session() as session:
         with progress.step("a"):
