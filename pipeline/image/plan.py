@@ -27,7 +27,7 @@ SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
-RPM_CODE = ("bases/rpm.py", "bases/kernels.py", "bases/rpm_keys.py", "bases/repositories.py")
+RPM_CODE = tuple(f"bases/{name}.py" for name in ("rpm", "dnf", "rpmdb", "kernels", "rpm_keys", "repositories"))
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.
 SPACE_COLD = 3 * 1024**3

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
-from pipeline.image.bases import repositories, rpm, rpm_keys
+from pipeline.image.bases import dnf, repositories, rpm_keys
 from pipeline.profile import RpmBase
 
 FIRST, SECOND = "A" * 40, "B" * 40
@@ -117,5 +117,5 @@ def test_a_directory_named_by_a_profile_must_be_a_repository(tmp_path: Path) -> 
     ],
 )
 def test_the_kind_of_what_dnf_says(line: str, kind: str | None) -> None:
-    found = next((error.__name__ for pattern, error, _ in rpm.TROUBLES if pattern.search(line)), None)
+    found = next((error.__name__ for pattern, error, _ in dnf.TROUBLES if pattern.search(line)), None)
     assert found == kind

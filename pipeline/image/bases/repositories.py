@@ -27,6 +27,7 @@ class Repository(BaseModel):
         url: where it is, without credentials.
         index: sha256 of its index if it lies on this machine, where asking costs nothing; else empty.
         keys: files on this machine that may hold its signing keys.
+        proxy: URL of what answers for the whole of it in place of its host, such as a medium; empty if nothing does.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +36,7 @@ class Repository(BaseModel):
     url: str
     index: str = ""
     keys: tuple[Path, ...] = ()
+    proxy: str = ""
 
     @property
     def directory(self) -> Path | None:

@@ -1,0 +1,235 @@
+"""dnf of this machine, working on a tree: its configuration, how it is run, what its complaints mean.
+
+Nothing of this machine's own dnf counts. Sources: dnf.conf(5), dnf(8); what dnf 4.14 does beyond them was seen in runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import process, progress
+from pipeline.core.arch import Architecture
+from pipeline.core.errors import InputError, NetworkError, PipelineError, ToolError, VerificationError
+from pipeline.image.bases import kernels
+from pipeline.image.bases.repositories import INDEX, Repository
+from pipeline.profile import RpmBase
+
+IN_TREE = "run/dnf"  # dnf takes its directories for those of the tree, wherever they are set
+# What dnf says, the error that it is, and the next action.
+TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
+    (
+        re.compile("is not signed|Public key for .* is not installed|not correct for this package|GPG check FAILED"),
+        VerificationError,
+        "every package must be signed by a key of the profile's 'fingerprints'; ask who made this repository",
+    ),
+    (
+        re.compile("Status code: 40[13]"),
+        NetworkError,
+        "put the repository's user and password into ~/.netrc (see netrc(5)), and check them",
+    ),
+    (
+        re.compile("Failed to download metadata|Cannot download|Error downloading|All mirrors were|checksum"),
+        NetworkError,
+        "if the repository is being updated right now, try again later; or name another one with --mirror",
+    ),
+    (
+        re.compile("Unable to find a match|No match for argument|nothing provides|conflicts with|cannot install"),
+        InputError,
+        "correct the packages in the profile (those of one architecture are below 'arch'), or add the repository "
+        "that has them",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Dnf:
+    """dnf, set up for one tree.
+
+    Attributes:
+        base: the profile's base.
+        arch: the tree's architecture.
+        root: the tree.
+        config: dnf's whole configuration.
+        home: home directory, with rpm's macros.
+        cache: downloaded packages and metadata.
+    """
+
+    base: RpmBase
+    arch: Architecture
+    root: Path
+    config: Path
+    home: Path
+    cache: Path
+
+    def install(
+        self,
+        packages: Sequence[str],
+        *options: str,
+        binds: Sequence[tuple[Path, str]] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        """Install packages, with devices and /proc in the tree, which scriptlets need.
+
+        Args:
+            packages: their names.
+            options: of dnf.
+            binds: (path on this machine, path in the tree), shown writable.
+            on_line: called with every line that dnf prints.
+
+        Raises:
+            PipelineError: of the kind that what dnf complains of is.
+        """
+        lines: list[str] = []
+
+        def note(line: str) -> None:
+            lines.append(line)
+            if on_line is not None:
+                on_line(line)
+            if "scriptlet failed" in line:  # dnf goes on, and exits with 0
+                progress.note(line.strip())
+
+        words: list[process.Argument] = ["dnf", f"--config={self.config}", f"--installroot={self.root}"]
+        words += [f"--forcearch={self.arch.rpm}", f"--releasever={self.base.releasever}", *options, "install"]
+        env = {"HOME": str(self.home)} | kernels.BYPASS
+        self.cache.mkdir(exist_ok=True)
+        sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache"), *binds])
+        try:
+            process.run([*sandbox, *words, *packages], env=env, network=True, what="installing packages", on_line=note)
+        except ToolError as error:
+            raise _meant(error, lines, self.arch) from error
+
+    def _sandbox(self, binds: Sequence[tuple[Path, str]]) -> list[process.Argument]:
+        root = self.root
+        words: list[process.Argument] = [
+            "bwrap",
+            "--dev-bind",
+            "/",
+            "/",
+            "--dev",
+            root / "dev",
+            "--proc",
+            root / "proc",
+        ]
+        words += ["--tmpfs", root / "run"]
+        for source, target in binds:
+            words += ["--bind", source, root / target]
+        return [*words, "--cap-add", "ALL", "--die-with-parent", "--"]
+
+
+def _meant(error: ToolError, lines: Sequence[str], arch: Architecture) -> PipelineError:
+    for pattern, kind, hint in TROUBLES:
+        if found := next((line for line in lines if pattern.search(line)), None):
+            return kind(f"{found.strip()} (for {arch})\n{error.message}", hint=f"{hint}; {error.hint}")
+    return error
+
+
+def set_up(
+    base: RpmBase,
+    arch: Architecture,
+    repositories: Sequence[Repository],
+    root: Path,
+    keys: Path,
+    *,
+    workspace: Path,
+    package_cache: Path,
+) -> Dnf:
+    """Set dnf up for a tree.
+
+    Args:
+        base: the profile's base.
+        arch: the tree's architecture.
+        repositories: where packages come from.
+        root: the tree.
+        keys: file with the keys that are trusted.
+        workspace: directory for its files.
+        package_cache: downloaded packages and metadata, shared between builds.
+    """
+    config = _write_config(base, repositories, keys, workspace)
+    cache = package_cache / _cache_name(repositories)
+    return Dnf(base, arch, root, config, make_home(base, workspace), cache)
+
+
+def make_home(base: RpmBase, workspace: Path) -> Path:
+    """Make a home directory for this machine's rpm, which would else put the database below it (Debian's does)."""
+    home = workspace / "home"
+    home.mkdir(exist_ok=True)
+    # Languages count before anything is unpacked.
+    (home / ".rpmmacros").write_text(f"%_dbpath /{base.database}\n{languages(base)}")
+    return home
+
+
+def languages(base: RpmBase) -> str:
+    """Return rpm's macro that says which locales are installed."""
+    return f"%_install_langs {':'.join(base.languages)}\n"
+
+
+def _cache_name(repositories: Sequence[Repository]) -> str:
+    return hashlib.sha256("\n".join(item.url for item in repositories).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def in_use(package_cache: Path) -> Iterator[None]:
+    """Keep ``clean`` away for a while; the lock ends with its process, however that ends."""
+    package_cache.mkdir(parents=True, exist_ok=True)
+    lock = os.open(package_cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _write_config(base: RpmBase, repositories: Sequence[Repository], keys: Path, workspace: Path) -> Path:
+    """Write dnf's whole configuration: nothing of this machine's own may count (dnf.conf(5))."""
+    main = {f"{name}dir": f"/{IN_TREE}/{name}" for name in ("cache", "log", "persist")}
+    main |= {
+        "assumeyes": "1", "best": "1", "excludepkgs": ",".join(base.avoid), "gpgcheck": "1", "install_weak_deps": "0",
+        "keepcache": "1", "localpkg_gpgcheck": "1", "max_parallel_downloads": "8", "metadata_expire": "0",
+        "module_platform_id": base.module_platform_id or "", "pluginconfpath": "", "plugins": "0",
+        "reposdir": str(workspace / "none"), "retries": "3", "tsflags": "nodocs", "varsdir": str(workspace / "none"),
+    }  # fmt: skip
+    common = {"gpgkey": keys.as_uri(), "gpgcheck": "1", "repo_gpgcheck": "0"}
+    sections = [("main", main)]
+    for item in repositories:
+        place = {"name": item.id, "baseurl": item.url, "proxy": item.proxy}
+        sections.append((item.id, place | common | ({} if item.proxy else _credentials(item.url))))
+    lines = []
+    for name, settings in sections:
+        lines += [f"[{name}]", *(f"{key}={value}" for key, value in settings.items() if value != ""), ""]
+    config = workspace / "dnf.conf"
+    config.touch(mode=0o600)
+    config.write_text("\n".join(lines))
+    return config
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """Return what netrc(5) knows of a repository's host, which dnf itself does not read."""
+    import requests  # here, as nearly every command imports this module
+
+    found = requests.utils.get_netrc_auth(url)
+    return {"username": found[0], "password": found[1]} if found else {}
+
+
+def newest_index(cache: Path) -> int:
+    """Return the newest time in the repositories' indexes, in seconds since 1970: the same indexes, the same time."""
+    times = [
+        int(float(element.text or "0"))
+        for index in sorted(cache.glob(f"*/{INDEX}"))
+        for element in ElementTree.parse(index).getroot().iterfind("{*}data/{*}timestamp")  # noqa: S314  checked by dnf
+    ]
+    return max(times)
+
+
+def version() -> str:
+    """Return dnf's version."""
+    # It opens a log below /var/log even for this, whatever its configuration says (seen with dnf 4.14).
+    words = ["bwrap", "--ro-bind", "/", "/", "--tmpfs", "/var/log", "--", "dnf", "--version"]
+    return process.run(words, capture=True, what="asking dnf for its version").stdout.splitlines()[0]

@@ -1,0 +1,139 @@
+"""A tree's package database: what this machine's rpm wrote there is replaced by the target's own (decision D3).
+
+Sources: rpm(8), rpm-queryformat(7); what newer hosts do to older databases was seen in runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.core import namespace, process
+from pipeline.core.errors import PipelineError, VerificationError
+from pipeline.image import tree
+from pipeline.image.bases.deb import Package
+from pipeline.profile import RpmBase
+
+RPMS_IN_TREE = "/run/rpms"
+# What identifies an installed package beyond its name: the MD5 sum of its header and payload, which every rpm knows.
+IDENTITY = "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH} %{SIGMD5}\\n"
+ROW = "%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SIGMD5}\\t%{SOURCERPM}\\t%{VENDOR}\\n"
+
+
+def rows(listing: str) -> dict[str, list[str]]:
+    """Read what ``rpm -qa`` lists in the form ``ROW``: rows of fields, by identity."""
+    found = [line.split("\t") for line in listing.splitlines() if not line.startswith("gpg-pubkey\t")]
+    return {_identity(row): row for row in found}
+
+
+def installed(root: Path, home: Path) -> dict[str, list[str]]:
+    """Return what this machine's rpm has installed: rows of fields, by identity."""
+    words = ["rpm", f"--root={root}", "-qa", "--qf", ROW]
+    env = {"HOME": str(home)}
+    return rows(process.run(words, env=env, capture=True, what="listing what was installed").stdout)
+
+
+def _identity(row: Sequence[str]) -> str:
+    return f"{row[0]}-{row[1].partition(':')[2]}.{row[2]} {row[3]}"
+
+
+def package_files(wanted: Iterable[str], places: Sequence[Path], home: Path) -> dict[str, Path]:
+    """Find the file that each package was installed from, by what it is and not by its name.
+
+    Args:
+        wanted: identities of packages.
+        places: directories that hold them, at any depth.
+        home: home directory for rpm.
+
+    Raises:
+        PipelineError: one is not there.
+    """
+    wanted = sorted(wanted)
+    stems = {identity.partition(" ")[0] for identity in wanted}
+    found = identified(sorted({file for place in places for file in place.rglob("*.rpm") if file.stem in stems}), home)
+    if missing := [identity for identity in wanted if identity not in found]:
+        raise PipelineError(f"the file of {missing[0]} is not in the cache", hint="try again with an empty cache")
+    return {identity: found[identity] for identity in wanted}
+
+
+def identified(files: Sequence[Path], home: Path) -> dict[str, Path]:
+    """Return package files by identity."""
+    if not files:
+        return {}
+    words: list[process.Argument] = ["rpm", "-qp", "--nosignature", "--nodigest", "--qf", IDENTITY, *files]
+    known = process.run(words, env={"HOME": str(home)}, capture=True, what="reading packages").stdout.splitlines()
+    return dict(zip(known, files, strict=True))
+
+
+def gathered(files: Iterable[Path], target: Path) -> Path:
+    """Put packages into one directory, which the target's rpm is shown."""
+    target.mkdir()
+    for file in files:
+        try:
+            (target / file.name).hardlink_to(file)
+        except OSError:  # another file system
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+def rewrite(root: Path, base: RpmBase, files: Path, epoch: int) -> None:
+    """Have the target's own rpm write the database over the same files.
+
+    From rpm 4.17 the time of installation follows SOURCE_DATE_EPOCH; an older one writes that of this build.
+    """
+    tree.remove_below(tree.inside(root, base.database))
+    script = (
+        f"set -e; rpm --initdb; rpm -i --justdb --nodeps --noscripts --notriggers --nosignature --nodigest "
+        f"--ignorearch --ignoreos --excludedocs {RPMS_IN_TREE}/*.rpm"
+    )
+    words = ["/bin/sh", "-c", script]
+    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    namespace.in_tree(root, words, env=env, binds=[(files, RPMS_IN_TREE)], what="writing the package database anew")
+
+
+def seen(root: Path) -> dict[str, list[str]]:
+    """Return what the target's own rpm sees: rows of fields, by identity."""
+    words = ["/bin/sh", "-c", f"rpm -qa --qf '{ROW}'"]
+    return rows(namespace.in_tree(root, words, capture=True, what="reading the package database").stdout)
+
+
+def check(root: Path, expected: set[str]) -> None:
+    """Ask the target's own rpm what it sees.
+
+    Raises:
+        VerificationError: it is not what was installed.
+    """
+    found = set(seen(root))
+    if found != expected:
+        lost, strange = sorted(expected - found), sorted(found - expected)
+        raise VerificationError(
+            f"the target's rpm does not see what was installed: {len(lost)} packages are missing "
+            f"({', '.join(lost[:3])}), {len(strange)} are unknown ({', '.join(strange[:3])})",
+            hint="see the log of the base step; 'database' in the profile must be where the target's rpm looks",
+        )
+
+
+def write_packages(target: Path, found: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
+    """Write ``packages.json``.
+
+    Args:
+        target: directory that gets it.
+        found: rows of the installed packages, by identity.
+        files: what they were installed from, by identity; the sha256 of one that is not here stays empty.
+    """
+    packages = [_package(found[identity], files.get(identity)) for identity in sorted(found)]
+    (target / "packages.json").write_text(json.dumps([item.model_dump() for item in packages], indent=1) + "\n")
+
+
+def _package(row: Sequence[str], file: Path | None) -> Package:
+    name, version, architecture, _, source, vendor = row
+    return Package(
+        name=name,
+        version=version.removeprefix("0:"),
+        architecture=architecture,
+        sha256=tree.file_sha256(file) if file is not None else "",
+        source=source,
+        maintainer=vendor,
+    )
