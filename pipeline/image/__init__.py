@@ -4,12 +4,15 @@ from pipeline.image.build import Built, build, clean, up_to_date
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
 from pipeline.image.kernel_update import other_kernel
-from pipeline.image.plan import Plan, resolve
-from pipeline.image.show import outcome, plan_text, print_rows, rows
+from pipeline.image.plan import SPACE_COLD, SPACE_WARM, Plan, resolve
+from pipeline.image.show import Published, outcome, plan_text, print_rows, published, rows
 
 __all__ = [
+    "SPACE_COLD",
+    "SPACE_WARM",
     "Built",
     "Plan",
+    "Published",
     "build",
     "clean",
     "inspect",
@@ -18,6 +21,7 @@ __all__ = [
     "outcome",
     "plan_text",
     "print_rows",
+    "published",
     "resolve",
     "rows",
     "up_to_date",

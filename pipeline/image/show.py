@@ -36,6 +36,36 @@ class Row:
     age: float | None
 
 
+@dataclass(frozen=True)
+class Published:
+    """What is known of an image that is there.
+
+    Attributes:
+        size: of the qcow2 in bytes.
+        created: when it was built.
+        packages: how many it has; None if that cannot be read.
+    """
+
+    size: int
+    created: datetime.datetime
+    packages: int | None
+
+
+def published(directory: Path) -> Published | None:
+    """Return what is known of the image in a directory; None if there is none."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        created = datetime.datetime.fromisoformat(manifest["created"])
+        size = (directory / manifest["image"]["file"]).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        packages = len(json.loads((directory / "packages.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        packages = None
+    return Published(size, created, packages)
+
+
 def plan_text(plan: Plan) -> str:
     """Return the whole plan as YAML, for ``--dry-run``."""
     document = {"image": plan.name, "key": plan.key, **plan.inputs}
@@ -67,14 +97,11 @@ def rows(profiles: Iterable[Profile], build_dir: Path) -> tuple[Row, ...]:
 
 
 def _row(os_name: str, release: str, arch: str, directory: Path) -> Row:
-    try:
-        manifest = json.loads((directory / "manifest.json").read_text())
-        created = datetime.datetime.fromisoformat(manifest["created"])
-        size = (directory / manifest["image"]["file"]).stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
+    found = published(directory)
+    if found is None:
         return Row(os_name, release, arch, None, None)
-    age = (datetime.datetime.now(datetime.UTC) - created).total_seconds()
-    return Row(os_name, release, arch, size, age)
+    age = (datetime.datetime.now(datetime.UTC) - found.created).total_seconds()
+    return Row(os_name, release, arch, found.size, age)
 
 
 def print_rows(found: Sequence[Row]) -> None:

@@ -1,5 +1,6 @@
 """The room of the profiles: what an operating system is, read from ``osprofiles/*.yaml`` into frozen models."""
 
+from pipeline.profile.cells import Cell, cells
 from pipeline.profile.load import find, load, names, select
 from pipeline.profile.model import (
     ArchSpec,
@@ -16,6 +17,7 @@ from pipeline.profile.model import (
 __all__ = [
     "ArchSpec",
     "Boot",
+    "Cell",
     "DebBase",
     "Disk",
     "Expectations",
@@ -23,6 +25,7 @@ __all__ = [
     "Release",
     "RpmBase",
     "RpmRepository",
+    "cells",
     "find",
     "load",
     "names",
