@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "overlays"
 COMMON = OVERLAYS / "common"
 DEB = OVERLAYS / "deb"
+RPM = OVERLAYS / "rpm"
 BATS = ROOT / "tests" / "unit" / "bats"
 
 # Of shellcheck's optional checks, these two cost more than they give: braces around every plain variable, and a remark
@@ -153,9 +154,9 @@ def test_grub_settings_as_a_shell_reads_them(
 # ---------------------------------------------------------------------------------------------- units
 
 
-def presets() -> list[tuple[str, str]]:
+def presets(*overlays: Path) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
-    for path in sorted(OVERLAYS.glob("*/root/etc/systemd/system-preset/*.preset")):
+    for path in [path for overlay in overlays for path in overlay.glob("root/etc/systemd/system-preset/*.preset")]:
         for line in path.read_text().splitlines():
             if line and not line.startswith("#"):
                 verb, unit = line.split()
@@ -163,17 +164,18 @@ def presets() -> list[tuple[str, str]]:
     return lines
 
 
-def own_units() -> set[str]:
-    return {path.name for path in OVERLAYS.glob("*/root/usr/lib/systemd/system/*")}
+def own_units(*overlays: Path) -> set[str]:
+    return {path.name for overlay in overlays for path in overlay.glob("root/usr/lib/systemd/system/*")}
 
 
-def test_presets_are_well_formed_and_enable_what_we_ship() -> None:
-    verbs = {verb for verb, _ in presets()}
-    units = [unit for _, unit in presets()]
-    assert verbs == {"enable", "disable"}
+@pytest.mark.parametrize("family", [DEB, RPM], ids=name)
+def test_presets_are_well_formed_and_enable_what_we_ship(family: Path) -> None:
+    lines = presets(COMMON, family)
+    units = [unit for _, unit in lines]
+    assert {verb for verb, _ in lines} == {"enable", "disable"}
     assert len(units) == len(set(units))
-    assert own_units() <= {unit for verb, unit in presets() if verb == "enable"}
-    assert {"podman.socket", "podman-auto-update.timer"} <= {unit for verb, unit in presets() if verb == "disable"}
+    assert own_units(COMMON, family) <= {unit for verb, unit in lines if verb == "enable"}
+    assert {"podman.socket", "podman-auto-update.timer"} <= {unit for verb, unit in lines if verb == "disable"}
 
 
 CLOUD_INIT_UNITS = {
@@ -212,12 +214,12 @@ def unit_tree(tmp_path: Path) -> Path:
 def verify_units(tree: Path, *units: str) -> str:
     """What systemd-analyze says about units, less what concerns the host's own."""
     output = run(tool("systemd-analyze"), "verify", "--man=no", f"--root={tree}", *units).stdout
-    ours = (*own_units(), "ordering cycle", "deleted to break")
+    ours = (*own_units(COMMON, DEB), "ordering cycle", "deleted to break")
     return "\n".join(line for line in output.splitlines() if any(word in line for word in ours))
 
 
 def test_units_are_valid(unit_tree: Path) -> None:
-    assert verify_units(unit_tree, *sorted(own_units())) == ""
+    assert verify_units(unit_tree, *sorted(own_units(COMMON, DEB))) == ""
 
 
 def test_hook_may_wait_for_cloud_final_without_an_ordering_cycle(unit_tree: Path) -> None:

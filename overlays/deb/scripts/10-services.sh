@@ -7,33 +7,9 @@ set -Eeuo pipefail
 # ipvsadm.service (a SysV script) would load and clear the IPVS table, which is kube-proxy's.
 readonly MASKED=(apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service ipvsadm.service)
 
-#######################################
-# Applies this overlay's preset file: `enable` fails for a missing unit, `disable` ignores it.
-# Globals: none
-# Arguments: path of the preset file
-# Returns: systemctl's
-#######################################
-apply_preset() {
-  local verb unit
-  while read -r verb unit _; do
-    case ${verb} in
-      enable) SYSTEMD_OFFLINE=1 systemctl --quiet --root=/ enable "${unit}" ;;
-      disable)
-        if [[ -e /lib/systemd/system/${unit} ]]; then
-          SYSTEMD_OFFLINE=1 systemctl --quiet --root=/ disable "${unit}"
-        fi
-        ;;
-      *) ;; # comment or empty line
-    esac
-  done <"$1"
-}
-
-main() {
-  apply_preset /etc/systemd/system-preset/20-node-deb.preset
-  SYSTEMD_OFFLINE=1 systemctl --quiet --root=/ mask "${MASKED[@]}"
-  # The resolver of systemd-resolved; seal leaves a link alone.
-  ln -sfn ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
-  rm -f /etc/.resolv.conf.systemd-resolved.bak
-}
-
-main
+/usr/lib/cluster/node-units preset /etc/systemd/system-preset/20-node-deb.preset \
+  ssh.service chrony.service systemd-networkd.service systemd-networkd-wait-online.service systemd-resolved.service
+/usr/lib/cluster/node-units mask "${MASKED[@]}"
+# The resolver of systemd-resolved; seal leaves a link alone.
+ln -sfn ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+rm -f /etc/.resolv.conf.systemd-resolved.bak
