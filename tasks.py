@@ -87,6 +87,50 @@ def build(
     print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
 
 
+@task(
+    help={
+        "os": "operating systems, with commas between them, or all",
+        "release": "releases, with commas between them, or all (default: each profile's own)",
+        "arch": "amd64, arm64 or all",
+        "profiles": WHICH["profiles"],
+        "mirror": "package archive to use in place of the profiles' own",
+        "j": "how many at a time (default: as many as processors, memory and disk allow)",
+        "only-missing": "leave out what has an image",
+        "dry-run": "print which images would be built and stop",
+    }
+)
+@command
+def matrix(
+    _context: Context,
+    os: str = "all",
+    release: str = "",
+    arch: str = "all",
+    profiles: str = PROFILES,
+    mirror: str = "",
+    j: int = 0,
+    only_missing: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Build many images at once; one that fails stops no other. The result is also in build/matrix.json.
+
+    Example: ./invoke matrix --os all --arch all
+    """
+    from pipeline import matrix as many
+    from pipeline import profile
+
+    cells = profile.cells(Path(profiles), os, release, arch)
+    if dry_run:
+        many.print_selection(cells, BUILD, only_missing=only_missing)
+        return
+    workshop = many.Workshop(
+        profiles=Path(profiles).absolute(), overlays=OVERLAYS, build_dir=BUILD, mirror=mirror or None
+    )
+    report = many.build(cells, workshop, jobs=j, only_missing=only_missing)
+    many.print_report(report, BUILD)
+    if report.exit_code:
+        raise SystemExit(report.exit_code)
+
+
 @task(name="list", help={"profiles": WHICH["profiles"]})
 @command
 def list_images(_context: Context, profiles: str = PROFILES) -> None:
