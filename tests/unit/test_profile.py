@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pipeline import profile
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
+from pipeline.profile import Profile
 
 OSPROFILES = Path(__file__).parents[2] / "osprofiles"
 FINGERPRINT = "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8"
@@ -81,6 +83,80 @@ def test_own_profiles_load(path: Path) -> None:
     assert found.name == path.stem
     default = found.releases[found.default_release]
     assert profile.select(found, None, next(iter(default.arch))) is default
+
+
+def own_releases() -> Iterator[tuple[Profile, str]]:
+    for name in profile.names(OSPROFILES):
+        found = profile.load(OSPROFILES / f"{name}.yaml")
+        yield from ((found, release) for release in found.releases)
+
+
+OWN = list(own_releases())
+RPM = [(found, release) for found, release in OWN if found.family == "rpm"]
+releases = pytest.mark.parametrize(("found", "name"), OWN, ids=[f"{found.name}-{name}" for found, name in OWN])
+rpm_releases = pytest.mark.parametrize(("found", "name"), RPM, ids=[f"{found.name}-{name}" for found, name in RPM])
+
+
+def test_the_promised_systems_are_there() -> None:
+    promised = {
+        "anolis": ["7", "8", "23"],
+        "centos": ["7", "8", "9", "10"],
+        "debian": ["12"],
+        "kylin": ["V10-SP1", "V10-SP2", "V10-SP3", "V10-SP3-2403", "V11"],
+        "openeuler": ["22.03", "24.03"],
+        "uos": ["20-1050a", "20-1050e", "20-1060a", "20-1060e", "20-1070a", "20-1070e"],
+    }
+    there: dict[str, list[str]] = {}
+    for found, release in OWN:
+        there.setdefault(found.name, []).append(release)
+    assert {name: set(found) for name, found in there.items()} == {name: set(found) for name, found in promised.items()}
+
+
+@releases
+def test_own_release_fits_together(found: Profile, name: str) -> None:
+    release = found.releases[name]
+    assert release.base.kind == found.family
+    assert set(release.arch) == set(Architecture)
+    for spec in release.arch.values():
+        packages = [*release.packages, *spec.packages]
+        assert len(packages) == len(set(packages)), "a package is named twice"
+        assert not set(packages) & set(release.base.avoid)
+        assert {"podman", "docker-engine", "docker"} & set(packages), "nothing can pull the cluster-installer"
+
+
+@rpm_releases
+def test_own_rpm_release_can_boot(found: Profile, name: str) -> None:
+    release = found.releases[name]
+    assert isinstance(release.base, profile.RpmBase)
+    assert (release.boot.initramfs, release.boot.grub_directory) == ("dracut", "boot/grub2")
+    for arch, spec in release.arch.items():
+        packages = {*release.packages, *spec.packages}
+        assert {"kernel", "kernel-core"} & packages
+        assert {"dracut", f"grub2-efi-{arch.efi}", f"shim-{arch.efi}", "grub2-tools-minimal"} <= packages
+        assert ("grub2-pc-modules" in packages) is arch.has_bios
+        ids = [item.id for item in release.base.repositories if not item.arch or arch in item.arch]
+        assert ids
+        assert len(ids) == len(set(ids)), "a mirror would have two directories of one name"
+        assert set(release.verify.packages) <= packages
+    if release.base.lineage == "el7":
+        assert "metadata_csum" not in release.disk.ext4_features, "its fsck could not check the file system"
+
+
+# As their owners publish them. A profile that trusts another key is wrong, whoever changed it.
+VENDOR_KEYS = {
+    "anolis": "F87D B652 2967 855E 986F 840C 6191 4008 4873 F7C5",
+    "centos": "99DB 70FA E1D7 CE22 7FB6 4882 05B5 55B3 8483 C65D",
+    "centos-7": "6341 AB27 53D7 8A78 A7C2 7BB1 24C6 A8A7 F4A8 0EB5, EF8F 3CA6 6EFD F32B 36CD ADF7 6C7C B6EF 305D 49D6",
+    "kylin": "B814 9E68 5286 4585 CE41 143B 41F8 AEBE 7A48 6D9F",
+    "openeuler": "8AA1 6BF9 F2CA 5244 010D CA96 3B47 7C60 B675 600B",
+    "uos": "C822 503F 2F4C E25A 6EA0 65BE 9055 A64E 8DF5 95ED",
+}
+
+
+@rpm_releases
+def test_own_rpm_release_trusts_its_vendor_only(found: Profile, name: str) -> None:
+    published = VENDOR_KEYS.get(f"{found.name}-{name}", VENDOR_KEYS[found.name]).replace(" ", "").split(",")
+    assert set(found.releases[name].base.fingerprints) == set(published)
 
 
 def test_loading_is_fast() -> None:
