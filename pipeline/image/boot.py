@@ -16,19 +16,21 @@ from pathlib import Path
 
 from pipeline.core import namespace
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, ToolError
 from pipeline.image import tree
-from pipeline.profile import Boot
+from pipeline.profile import Boot, Release, RpmBase
 
 TEMPLATES = Path(__file__).parent / "templates"
 ESP = "boot/efi"  # where the EFI system partition is mounted
 GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows it
+BOOT_LOADERS_HINT = "name the packages of the signed boot loaders in the profile"
 BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal")
 # Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
 NOT_IN_INITRAMFS = (
-    "etc/apt", "etc/chrony", "etc/cloud", "etc/cluster", "etc/containers", "etc/default/grub.d", "etc/dpkg",
-    "etc/hosts", "etc/issue", "etc/motd", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d",
-    "etc/systemd/journald.conf.d", "etc/systemd/system", "etc/systemd/system-preset", "usr/lib/cluster",
+    "etc/NetworkManager", "etc/apt", "etc/chrony", "etc/chrony.conf", "etc/cloud", "etc/cluster", "etc/containers",
+    "etc/default/grub", "etc/default/grub.d", "etc/dnf", "etc/dpkg", "etc/hosts", "etc/issue", "etc/kernel", "etc/motd",
+    "etc/profile.d", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d",
+    "etc/systemd/journald.conf.d", "etc/systemd/system", "etc/systemd/system-preset", "etc/yum.repos.d", "usr/lib/cluster",
     "usr/lib/systemd/system", "usr/local", "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd",
     "var/log",
 )  # fmt: skip
@@ -77,24 +79,49 @@ def _is_outside_initramfs(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in NOT_IN_INITRAMFS)
 
 
-def make_initramfs(root: Path, epoch: int) -> None:
+def make_initramfs(root: Path, boot: Boot, epoch: int) -> None:
     """Make the initramfs of every kernel of a mounted tree with the tree's own generator.
 
     Raises:
+        PipelineError: there is no kernel.
         ToolError: the generator failed.
     """
     env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": "/tmp"}  # noqa: S108  inside the sandbox
+    place_kernels(root)
     for version in kernels(root):
-        namespace.in_tree(root, ["update-initramfs", "-c", "-k", version], env=env, what="making the initramfs")
+        if boot.initramfs == "dracut":
+            words = ["dracut", "--force", "--no-hostonly", "--kver", version, f"/{_initramfs_path(boot, version)}"]
+        else:
+            words = ["update-initramfs", "-c", "-k", version]
+        namespace.in_tree(root, words, env=env, what="making the initramfs")
+        if not tree.inside(root, _initramfs_path(boot, version)).is_file():  # dracut exits with 0 whatever happens
+            raise ToolError(f"{words[0]} made no initramfs for {version}", hint="see the log of the boot step")
 
 
-def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
+def place_kernels(root: Path) -> None:
+    """Put the kernels that came beside their modules where GRUB looks.
+
+    Newer kernel packages leave this to a plugin of kernel-install(8), which would also make menu entries and initramfs;
+    while packages are installed into a tree it does nothing.
+    """
+    for kernel in tree.inside(root, "usr/lib/modules").glob("*/vmlinuz"):
+        target = tree.inside(root, "boot") / f"vmlinuz-{kernel.parent.name}"
+        if not target.exists():
+            shutil.copyfile(kernel, target)
+            target.chmod(0o755)
+
+
+def _initramfs_path(boot: Boot, version: str) -> str:
+    return f"boot/initramfs-{version}.img" if boot.initramfs == "dracut" else f"boot/initrd.img-{version}"
+
+
+def install(root: Path, arch: Architecture, release: Release, title: str, identity: Identity) -> None:
     """Write everything a firmware and GRUB need into a mounted tree.
 
     Args:
         root: the tree.
         arch: its architecture.
-        boot: how it boots.
+        release: what it is, and how it boots.
         title: name of the menu entry.
         identity: of its file systems.
 
@@ -102,8 +129,9 @@ def install(root: Path, arch: Architecture, boot: Boot, title: str, identity: Id
         PipelineError: the tree lacks a boot loader file.
         ToolError: GRUB's image could not be made.
     """
+    boot = release.boot
     tree.write(root, "etc/fstab", _template("fstab.j2", identity=identity))
-    _write_grub_config(root, arch, boot, title, identity)
+    _write_grub_config(root, arch, release, title, identity)
     _fill_esp(root, arch, boot, identity)
     if arch.has_bios:
         _make_bios_core(root, boot, identity)
@@ -128,16 +156,19 @@ def _find_root(boot: Boot, identity: Identity, *, standalone: bool) -> str:
     return _template("find-root.cfg.j2", identity=identity, directory=boot.grub_directory, standalone=standalone)
 
 
-def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, identity: Identity) -> None:
+def _write_grub_config(root: Path, arch: Architecture, release: Release, title: str, identity: Identity) -> None:
+    boot = release.boot
     tree.inside(root, boot.grub_directory).mkdir(exist_ok=True)
     arguments = ["ro", *boot.kernel_arguments, "console=tty0", f"console={arch.serial},115200"]
     config = _template(
         "grub.cfg.j2",
-        kernels=kernels(root),
+        kernels={version: _initramfs_path(boot, version) for version in kernels(root)},
         title=title,
         identity=identity,
         arguments=arguments,
         has_serial=arch.has_bios,  # elsewhere the firmware's console is the serial one already
+        # GRUB of this lineage has no command "linux" for UEFI on amd64.
+        has_linuxefi=isinstance(release.base, RpmBase) and release.base.lineage == "el7" and arch.has_bios,
     )
     tree.write(root, f"{boot.grub_directory}/grub.cfg", config)
     block = b"# GRUB Environment Block\n"
@@ -145,8 +176,18 @@ def _write_grub_config(root: Path, arch: Architecture, boot: Boot, title: str, i
 
 
 def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) -> None:
-    """Put signed shim and GRUB into the vendor's directory and the fallback path of the EFI system partition."""
+    """Have signed shim and GRUB in the vendor's directory and the fallback path of the EFI system partition.
+
+    RPM packages bring them in place, complete with the program that the fallback path starts; they stay untouched.
+    Debian's packages have them elsewhere.
+    """
     suffix = arch.efi
+    if packaged := _packaged_vendor(root, suffix):
+        fallback = tree.inside(root, f"{ESP}/EFI/BOOT/BOOT{suffix.upper()}.EFI")
+        if not fallback.is_file():
+            raise PipelineError(f"the tree has no /{ESP}/EFI/BOOT/{fallback.name}", hint=BOOT_LOADERS_HINT)
+        (packaged / "grub.cfg").write_text(_find_root(boot, identity, standalone=True))
+        return
     files = {
         f"shim{suffix}.efi": _find(root, f"usr/lib/shim/shim{suffix}.efi.signed"),
         f"mm{suffix}.efi": _find(root, f"usr/lib/shim/mm{suffix}.efi.signed"),
@@ -162,12 +203,16 @@ def _fill_esp(root: Path, arch: Architecture, boot: Boot, identity: Identity) ->
     (vendor / "grub.cfg").write_text(_find_root(boot, identity, standalone=True))
 
 
+def _packaged_vendor(root: Path, suffix: str) -> Path | None:
+    """Return the directory of the EFI system partition in which a package has put GRUB; None if none has."""
+    found = sorted(tree.inside(root, f"{ESP}/EFI").glob(f"*/grub{suffix}.efi"))
+    return next((path.parent for path in found if path.parent.name.upper() != "BOOT"), None)
+
+
 def _find(root: Path, path: str) -> Path:
     found = tree.inside(root, path)
     if not found.is_file():
-        raise PipelineError(
-            f"the tree has no {path}", hint="name the packages of the signed boot loaders in the profile"
-        )
+        raise PipelineError(f"the tree has no {path}", hint=BOOT_LOADERS_HINT)
     return found
 
 
@@ -176,12 +221,13 @@ def _make_bios_core(root: Path, boot: Boot, identity: Identity) -> None:
     modules = tree.inside(root, "usr/lib/grub/i386-pc")
     target = tree.inside(root, f"{boot.grub_directory}/i386-pc")
     if not modules.is_dir():
-        raise PipelineError("the tree has no GRUB modules for BIOS", hint="name grub-pc-bin in the profile")
+        raise PipelineError("the tree has no GRUB modules for BIOS", hint="name their package in the profile")
     # Copies, not links: modules of a later package would not fit the core image that is on the disk.
     shutil.copytree(modules, target, ignore=shutil.ignore_patterns("*.img", "*.image"))
     shutil.copyfile(modules / "boot.img", target / "boot.img")
     early = tree.write(root, "var/tmp/early.cfg", _find_root(boot, identity, standalone=False))
-    words = ["grub-mkimage", "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
+    program = "grub2-mkimage" if tree.inside(root, "usr/bin/grub2-mkimage").exists() else "grub-mkimage"
+    words = [program, "--format=i386-pc", "--directory=/usr/lib/grub/i386-pc", "--config=/var/tmp/early.cfg"]
     words += [f"--prefix=/{boot.grub_directory}", f"--output=/{boot.grub_directory}/i386-pc/core.img", *BIOS_MODULES]
     namespace.in_tree(root, words, what="making GRUB's core image")
     early.unlink()

@@ -105,12 +105,12 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
         with progress.step("boot"):
-            initramfs = _initramfs(cache, workspace, base, overlays, epoch)
+            initramfs = _initramfs(plan, cache, workspace, base, overlays, epoch)
         layout = disk.plan_layout(plan.release.disk, plan.arch, plan.key)
         stack = [initramfs.path / "delta", overlays.path / "delta", base.path / "tree"]
         with layers.writable(stack, workspace / "final", workspace) as root:
             with progress.step("boot loader"):
-                boot.install(root, plan.arch, plan.release.boot, plan.title, layout.identity)
+                boot.install(root, plan.arch, plan.release, plan.title, layout.identity)
             kernels = boot.kernels(root)
             with progress.step("seal"):
                 seal.seal(root, epoch, workspace / "final/delta")
@@ -208,17 +208,18 @@ def _overlays(plan: Plan, cache: Cache, workspace: Path, base: Entry, epoch: int
     return _remarked(cache.obtain("overlay", inputs, make))
 
 
-def _initramfs(cache: Cache, workspace: Path, base: Entry, overlays: Entry, epoch: int) -> Entry:
+def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays: Entry, epoch: int) -> Entry:
     inputs: dict[str, Json] = {
         "base": _base_digest(base),
         "overlays": boot.initramfs_inputs(overlays.path / "delta"),
+        "program": plan.release.boot.initramfs,
         "epoch": epoch,
         "code": code_digest("boot.py", "layers.py"),
     }
 
     def make(target: Path) -> None:
         with layers.writable([overlays.path / "delta", base.path / "tree"], target, workspace) as root:
-            boot.make_initramfs(root, epoch)
+            boot.make_initramfs(root, plan.release.boot, epoch)
         tree.clamp_times(target / "delta", epoch)
 
     return _remarked(cache.obtain("initramfs", inputs, make))
