@@ -181,6 +181,7 @@ def _section(rpm: Rpm, listing: Path) -> str:
     epoch, version, release = split_version(rpm.version)
     relations = [f"Requires: {name}" for name in sorted(rpm.requires)]
     relations += [f"Provides: {name}" for name in rpm.provides]
+    relations += ["Provides: /sbin/ldconfig"] * (rpm.name == "glibc-common")
     relations += ["Provides: /bin/sh\nProvides: /usr/bin/bash"] * (rpm.name == "bash")
     scripts = "".join(_script(section, body, rpm.name) for section, body in rpm.scripts.items())
     return PACKAGE.format(
