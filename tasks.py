@@ -34,11 +34,14 @@ def _arch(name: str) -> Architecture:
     return Architecture.parse(name) if name else Architecture.host()
 
 
-def _plan(os: str, release: str, arch: str, mirror: str, profiles: str) -> Plan:
+def _plan(os: str, release: str, arch: str, profiles: str, *, mirror: str, base: str, medium: str) -> Plan:
     from pipeline import image, profile
 
     found = profile.find(os, Path(profiles))
-    return image.resolve(found, release or None, _arch(arch), overlays=OVERLAYS, mirror=mirror or None)
+    return image.resolve(
+        found, release or None, _arch(arch), overlays=OVERLAYS, mirror=mirror or None,
+        base_kind=base, medium=Path(medium) if medium else None,
+    )  # fmt: skip
 
 
 def _release(os: str, release: str, arch: str, profiles: str) -> Release:
@@ -57,7 +60,9 @@ def _directory(os: str, release: str, arch: str, profiles: str) -> Path:
 @task(
     help=WHICH
     | {
-        "mirror": "package archive to use in place of this machine's apt sources",
+        "mirror": "package archive to use in place of this machine's apt sources, or of the profile's repositories",
+        "base": "what the tree is made from: repo, or a medium: iso, qcow2, rootfs (default: repo)",
+        "medium": "path of that medium",
         "refresh": "ask the package sources again, even if nothing else has changed",
         "dry-run": "print the whole resolved plan and stop",
     }
@@ -70,6 +75,8 @@ def build(
     arch: str = "",
     profiles: str = PROFILES,
     mirror: str = "",
+    base: str = "repo",
+    medium: str = "",
     refresh: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -79,7 +86,7 @@ def build(
     """
     from pipeline import image
 
-    plan = _plan(os, release, arch, mirror, profiles)
+    plan = _plan(os, release, arch, profiles, mirror=mirror, base=base, medium=medium)
     if dry_run:
         print(image.plan_text(plan))
         return

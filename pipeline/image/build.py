@@ -18,9 +18,10 @@ from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError, StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
-from pipeline.image.bases import deb, rpm
+from pipeline.image.bases import deb, media, probe, rpm
+from pipeline.image.bases.medium import Request
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
-from pipeline.profile import DebBase
+from pipeline.profile import DebBase, RpmBase
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -102,6 +103,8 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
             base = _base(plan, cache, workspace, refresh=refresh)
         origin = json.loads((base.path / "origin.json").read_text())
         epoch = origin["epoch"]
+        if isinstance(plan.release.base, RpmBase):
+            probe.warn(probe.Probe.model_validate(origin["probe"]), plan.release.base, plan.release.boot)
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
         with progress.step("boot"):
@@ -149,10 +152,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
                 workspace=scratch, package_cache=_package_cache("deb"),
             )  # fmt: skip
         else:
-            rpm.make(
-                plan.release.base, plan.arch, plan.packages, plan.repositories, target,
-                workspace=scratch, package_cache=_package_cache("rpm"),
-            )  # fmt: skip
+            _make_rpm(plan, plan.release.base, target, scratch)
         origin = json.loads((target / "origin.json").read_text())
         origin["epoch"] = plan.epoch if plan.epoch is not None else origin["epoch"]
         tree.clamp_times(target / "tree", origin["epoch"])
@@ -160,6 +160,24 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
         (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
 
     return _remarked(cache.obtain("base", plan.base_inputs, make, fresh=refresh))
+
+
+def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path) -> None:
+    request = Request(
+        name=f"{plan.title} {plan.release_name}",
+        base=base,
+        arch=plan.arch,
+        packages=plan.packages,
+        repositories=plan.repositories,
+        os_release=plan.release.verify.os_release,
+        codename=plan.release.codename,
+    )
+    packages = _package_cache("rpm")
+    if plan.medium is not None:
+        media.make(plan.medium, request, target, workspace=workspace, package_cache=packages)
+    else:
+        rpm.make(base, plan.arch, plan.packages, plan.repositories, target, workspace=workspace, package_cache=packages)
+    media.note_probe(target)
 
 
 def _remarked(entry: Entry) -> Entry:

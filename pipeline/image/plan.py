@@ -16,18 +16,22 @@ from pipeline.core import cache, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import disk, overlay
-from pipeline.image.bases import deb, repositories, rpm
+from pipeline.image.bases import deb, media, repositories, rpm
 from pipeline.image.bases import sources as package_sources
+from pipeline.image.bases.medium import Medium
 from pipeline.image.bases.repositories import Repository
 from pipeline.image.bases.sources import Source
-from pipeline.profile import DebBase, Profile, Release, select
+from pipeline.profile import DebBase, Profile, Release, RpmBase, select
 
 CODE = Path(__file__).parent
 SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
-RPM_CODE = tuple(f"bases/{name}.py" for name in ("rpm", "dnf", "rpmdb", "kernels", "rpm_keys", "repositories"))
+RPM_CODE = tuple(
+    f"bases/{name}.py" for name in ("rpm", "dnf", "rpmdb", "kernels", "rpm_keys", "indexes", "repositories", "probe")
+)
+MEDIA_CODE = tuple(f"bases/{name}.py" for name in ("media", "medium", "iso"))
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.
 SPACE_COLD = 3 * 1024**3
@@ -61,7 +65,8 @@ class Plan(BaseModel):
         release: the release itself.
         arch: the architecture.
         sources: where the packages of a deb base come from.
-        repositories: where the packages of an rpm base come from.
+        repositories: where the packages of an rpm base come from, or those that its medium lacks.
+        medium: what an rpm base is made from in place of repositories; None if it is made from these.
         overlays: what changes the tree, in order.
         epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date
             of the newest package index.
@@ -78,6 +83,7 @@ class Plan(BaseModel):
     arch: Architecture
     sources: tuple[Source, ...] = ()
     repositories: tuple[Repository, ...] = ()
+    medium: Medium | None = None
     overlays: tuple[OverlayInput, ...]
     epoch: int | None
     code: str
@@ -101,6 +107,7 @@ class Plan(BaseModel):
                 "overlays": {"__all__": {"path"}},
                 "release": {"arch", "packages"},
                 "repositories": {"__all__": {"keys"}},
+                "medium": {"path"},
             },
         )
         return inputs | {"packages": list(self.packages)}
@@ -123,7 +130,12 @@ class Plan(BaseModel):
             code = code_digest("bases/deb.py", "bases/deb")
             return inputs | {"sources": [source.model_dump() for source in self.sources], "code": code}
         found: list[cache.Json] = [item.model_dump(mode="json", exclude={"keys"}) for item in self.repositories]
-        return inputs | {"repositories": found, "code": code_digest(*RPM_CODE)}
+        inputs |= {"repositories": found}
+        if self.medium is None:
+            return inputs | {"code": code_digest(*RPM_CODE)}
+        source = self.medium.model_dump(mode="json", exclude={"path"})
+        expected: dict[str, cache.Json] = {"os_release": self.release.verify.os_release, "name": self.release.codename}
+        return inputs | {"medium": source, "expected": expected, "code": code_digest(*RPM_CODE, *MEDIA_CODE)}
 
 
 @functools.cache
@@ -145,7 +157,14 @@ def code_digest(*names: str) -> str:
 
 
 def resolve(
-    profile: Profile, release_name: str | None, arch: Architecture, *, overlays: Path, mirror: str | None = None
+    profile: Profile,
+    release_name: str | None,
+    arch: Architecture,
+    *,
+    overlays: Path,
+    mirror: str | None = None,
+    base_kind: str = "repo",
+    medium: Path | None = None,
 ) -> Plan:
     """Resolve a plan.
 
@@ -155,15 +174,18 @@ def resolve(
         arch: the architecture.
         overlays: the directory that holds all overlays.
         mirror: archive in place of this machine's apt sources, or of the profile's repositories.
+        base_kind: what the tree is made from: ``repo``, or a medium: ``iso``, ``qcow2``, ``rootfs``.
+        medium: where that is.
 
     Raises:
         InputError: there is no such release or architecture, an overlay is missing or wrong, the disk is too small,
-            or SOURCE_DATE_EPOCH is no usable time.
+            SOURCE_DATE_EPOCH is no usable time, or the medium is missing, damaged or of no use.
         DependencyError: the package sources are not known.
     """
     release = select(profile, release_name, arch)
     base = release.base
     disk.plan_layout(release.disk, arch, key="")  # refuses a disk that is too small
+    found = media.resolve(base_kind, medium, family=profile.family)
     return Plan(
         os=profile.name,
         title=profile.title,
@@ -172,11 +194,20 @@ def resolve(
         release=release,
         arch=arch,
         sources=package_sources.resolve(base, mirror) if isinstance(base, DebBase) else (),
-        repositories=() if isinstance(base, DebBase) else repositories.resolve(base, arch, mirror),
+        repositories=() if isinstance(base, DebBase) else _repositories(base, arch, mirror, found),
+        medium=found,
         overlays=tuple(_overlay(overlays, name) for name in release.overlays),
         epoch=_epoch(),
         code=code_digest("."),
     )
+
+
+def _repositories(
+    base: RpmBase, arch: Architecture, mirror: str | None, medium: Medium | None
+) -> tuple[Repository, ...]:
+    if medium is not None and medium.kind == "iso" and mirror is None:
+        return ()  # a machine that has the DVD need not reach anything else
+    return repositories.resolve(base, arch, mirror)
 
 
 def _overlay(overlays: Path, name: str) -> OverlayInput:
@@ -244,8 +275,10 @@ def check_sources(plan: Plan, *, cache_root: Path) -> None:
     with progress.step("check package sources"):
         if isinstance(plan.release.base, DebBase):
             deb.check(plan.release.base, plan.sources)
-        else:
+        elif plan.medium is None:
             rpm.check(plan.repositories)
+        else:
+            rpm.check_tools()  # repositories are asked only for what the medium lacks
 
 
 def check_runnable(arch: Architecture, *, binfmt: Path = BINFMT) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import builds
+from tests.integration import builds, rpms
 from tests.integration.ordinary import ID, OrdinaryUser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,14 @@ def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="node-images-tests-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def tiny(scratch: Path) -> rpms.Distribution:
+    """A distribution of a few packages; not to be changed."""
+    work = scratch / "rpms"
+    work.mkdir()
+    return rpms.make_distribution(work)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 ARCH = os.uname().machine
+OS_RELEASE = 'ID="tiny"\nNAME=Tiny\nPRETTY_NAME="Tiny 1 (One)"\nVERSION_ID=1\n'
 LINKS = ("bin", "sbin", "lib", "lib64")
 PROGRAMS = {"bash": ("/usr/bin/bash",), "rpm": ("/usr/bin/rpm", "/usr/bin/rpmdb", "/usr/bin/rpmkeys")}
 SPEC = """\
@@ -28,6 +30,7 @@ tiny
 SECTION = """
 %package -n @name@
 Summary: @name@
+Version: @version@
 AutoReqProv: no
 @requires@
 %description -n @name@
@@ -35,13 +38,44 @@ AutoReqProv: no
 @script@
 %files -n @name@ -f @list@
 """
-SCRIPTS = {"greeter": "%post -n greeter\necho hello from $HOSTTYPE >/etc/greeting </dev/null\n"}
+SCRIPTS = {
+    "greeter": "%post -n greeter\necho hello from $HOSTTYPE >/etc/greeting </dev/null\n",
+    # As an old one does it, whatever plugins of kernel-install say.
+    "kernel": "%posttrans -n kernel\necho $KERNEL_INSTALL_BYPASS >/boot/initramfs-2-1.ty1.img </dev/null\n",
+}
+VERSIONS = {"kernel": "2", "kernel-old": "1.9"}
+KERNELS = {name: f"{version}-1.ty1.{ARCH}" for name, version in VERSIONS.items()}
 REQUIRES = {
     "greeter": "Requires: bash",
     "bash": "Requires: filesystem\nRequires: libraries\nProvides: /bin/sh",
     "rpm": "Requires: libraries",
     "impossible": "Requires: nobody-has-this",
+    "kernel": "Requires: bash",
+    "kernel-old": "Requires: bash",
 }
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Signed packages with their metadata, not to be changed, and the keys."""
+
+    repository: Path
+    home: Path
+    key: str
+    other_key: str
+
+    def copy(self, target: Path) -> Path:
+        shutil.copytree(self.repository, target)
+        return target
+
+
+def make_distribution(work: Path) -> Distribution:
+    """Make keys, packages and a repository of them."""
+    home = work / "gnupg"
+    key, other = make_key(home, "Tiny"), make_key(home, "Somebody else")
+    made = make_rpms(work, run("gpg", "--homedir", home, "--armor", "--export", key))
+    publish(made, work / "repository", home, key)
+    return Distribution(work / "repository", home, key, other)
 
 
 def run(*words: str | Path, **settings: str) -> str:
@@ -60,8 +94,8 @@ def make_key(home: Path, name: str, expires: str = "never") -> str:
     return found[1]
 
 
-def make_rpms(work: Path) -> Path:
-    """Build the packages, unsigned; returns their directory."""
+def make_rpms(work: Path, key: str) -> Path:
+    """Build the packages, unsigned, with the public key in the release package; returns their directory."""
     root, specs = work / "root", SPEC
     lists: dict[str, list[str]] = {"impossible": [], "filesystem": [], "libraries": []}
     for link in LINKS:
@@ -76,7 +110,17 @@ def make_rpms(work: Path) -> Path:
     lists["bash"].append("/usr/bin/sh")
     shutil.copytree("/usr/lib/rpm", root / "usr/lib/rpm", symlinks=True)
     lists["rpm"] += ["/usr/lib/rpm", _written(root, "etc/rpm/macros.place", "%_dbpath /var/lib/rpm\n")]
-    lists["tiny-release"] = [_written(root, "etc/os-release", "ID=tiny\nVERSION_ID=1\n")]
+    lists["tiny-release"] = [
+        _written(root, "etc/os-release", OS_RELEASE),
+        _written(root, "etc/pki/rpm-gpg/RPM-GPG-KEY-in-package", key),
+    ]
+    lists["shim"] = [_written(root, f"boot/efi/EFI/{name}/shim.efi", "MZ") for name in ("BOOT", "Tiny")]
+    lists["odd-firmware"] = [_written(root, "usr/lib/firmware/odd.bin", "x")]
+    for name, version in KERNELS.items():
+        files = {"vmlinuz": name, "kernel/one.ko": "x", "modules.dep": ""}
+        for path, text in files.items():
+            _written(root, f"usr/lib/modules/{version}/{path}", text)
+        lists[name] = [f"/usr/lib/modules/{version}"]
     lists["greeter"] = [_written(root, "etc/greeter.conf", "hello\n")]
     for name, paths in lists.items():
         paths.append(_written(root, f"usr/share/tiny/{name}", "no list of files may be empty\n"))
@@ -84,6 +128,7 @@ def make_rpms(work: Path) -> Path:
         listing.write_text("".join(f"{path}\n" for path in sorted(set(paths))))
         values = {
             "name": name,
+            "version": VERSIONS.get(name, "1"),
             "requires": REQUIRES.get(name, ""),
             "script": SCRIPTS.get(name, ""),
             "list": str(listing),

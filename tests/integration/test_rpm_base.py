@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,34 +25,11 @@ from pipeline.image.bases import repositories, rpm
 from pipeline.profile import RpmBase
 from tests.integration import rpms
 from tests.integration.ordinary import OrdinaryUser
+from tests.integration.rpms import Distribution
 
 pytestmark = [pytest.mark.root]
 ARCH = Architecture.host()
 PACKAGES = ("greeter", "rpm")
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Signed packages with their metadata, not to be changed, and the keys."""
-
-    repository: Path
-    home: Path
-    key: str
-    other_key: str
-
-    def copy(self, target: Path) -> Path:
-        shutil.copytree(self.repository, target)
-        return target
-
-
-@pytest.fixture(scope="module")
-def tiny(scratch: Path) -> Distribution:
-    work = scratch / "rpms"
-    work.mkdir()
-    made, home = rpms.make_rpms(work), work / "gnupg"
-    key, other = rpms.make_key(home, "Tiny"), rpms.make_key(home, "Somebody else")
-    rpms.publish(made, work / "repository", home, key)
-    return Distribution(work / "repository", home, key, other)
 
 
 def base(key: str, **changes: object) -> RpmBase:

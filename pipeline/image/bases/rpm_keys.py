@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import download, process
+from pipeline.core import download, process, progress
 from pipeline.core.errors import DependencyError, NetworkError
+from pipeline.image import tree
+from pipeline.image.bases import indexes, rpmdb
 from pipeline.image.bases.repositories import Repository
 from pipeline.profile import RpmBase
 
@@ -41,33 +43,74 @@ def trusted(base: RpmBase, repositories: Sequence[Repository], workspace: Path) 
 
     Raises:
         DependencyError: a key was not found, has expired or is revoked.
-        NetworkError: a key file cannot be had.
+        NetworkError: a repository cannot be asked for packages that hold keys.
     """
     home, result = workspace / "gnupg", workspace / "trusted.asc"
     home.mkdir(mode=0o700)
     words: list[process.Argument] = ["gpg", "--homedir", home, "--batch", "--no-autostart"]
-    files = _files(base, repositories, workspace)
-    if files:
-        # gpg fails if any file holds something else; what counts is which keys are there in the end.
-        process.run([*words, "--import", *files], check=False, what="reading the signing keys")
-    listed = process.run([*words, "--with-colons", "--list-keys"], capture=True, what="listing the signing keys")
-    _check(base, parse(listed.stdout), files)
+    files: list[Path] = []
+    found: dict[str, Key] = {}
+    for more in _files(base, repositories, workspace):
+        files += more
+        found = _imported(words, more)
+        if found.keys() >= set(base.fingerprints):
+            break
+    _check(base, found, files)
     process.run([*words, "--armor", "--output", result, "--export", *base.fingerprints], what="exporting trusted keys")
     return result
 
 
-def _files(base: RpmBase, repositories: Sequence[Repository], workspace: Path) -> list[Path]:
-    files = sorted({key for repository in repositories for key in repository.keys})
+def _imported(words: Sequence[process.Argument], files: Sequence[Path]) -> dict[str, Key]:
+    """Read key files into a GnuPG home; returns which keys are in it then."""
+    if files:
+        # gpg fails if any file holds something else; what counts is which keys are there in the end.
+        process.run([*words, "--import", *files], check=False, what="reading the signing keys")
+    listed = process.run([*words, "--with-colons", "--list-keys"], capture=True, what="listing the signing keys")
+    return parse(listed.stdout)
+
+
+def in_packages(repositories: Sequence[Repository], workspace: Path) -> list[Path]:
+    """Return the key files that packages of repositories bring: a distribution's release package has its keys.
+
+    They prove nothing by being there; what counts is their fingerprints.
+
+    Args:
+        repositories: where to look.
+        workspace: directory for intermediate files.
+
+    Raises:
+        NetworkError: an index or a package cannot be had.
+    """
+    found: list[Path] = []
+    for repository in repositories:
+        fetch = indexes.fetcher(repository, workspace)
+        having = [item for item in indexes.packages(fetch) if any(map(_is_key, item.files))]
+        for name in sorted({item.name for item in having}):
+            newest = max((item for item in having if item.name == name), key=lambda item: item.built)
+            root = rpmdb.unpacked([fetch(newest.path)], workspace / f"keys-{repository.id}-{name}", workspace)
+            places = [tree.inside(root, path) for path in newest.files if _is_key(path)]
+            found += [place for place in places if place.is_file()]
+    return found
+
+
+def _is_key(path: str) -> bool:
+    return path.startswith(indexes.KEY_DIRECTORY)
+
+
+def _files(base: RpmBase, repositories: Sequence[Repository], workspace: Path) -> Iterator[list[Path]]:
+    """Yield key files from one kind of place after the other, those that cost nothing first."""
+    yield sorted({key for repository in repositories for key in repository.keys})
+    here = [item for item in repositories if item.directory or item.proxy]
+    yield in_packages(here, workspace)
     for number, url in enumerate(base.keys):
         target = workspace / f"key-{number}"
         try:
-            download.fetch(url, target)
-        except NetworkError:
-            if not files:  # what a mirror has beside it may be all that is needed
-                raise
+            download.fetch(url, target, patience=download.HASTY)
+        except NetworkError as error:  # the keys may be in a package, too
+            progress.log(f"{error.message}; other places are tried")
             continue
-        files.append(target)
-    return files
+        yield [target]
+    yield in_packages([item for item in repositories if item not in here], workspace)
 
 
 def parse(listing: str) -> dict[str, Key]:

@@ -115,6 +115,24 @@ def check(root: Path, expected: set[str]) -> None:
         )
 
 
+def unpacked(files: Sequence[Path], target: Path, workspace: Path) -> Path:
+    """Unpack a few packages for a look into them; nothing of theirs is run, and nothing is checked.
+
+    Args:
+        files: the packages.
+        target: root of the directories that they make; it is made.
+        workspace: directory for rpm's own.
+    """
+    home = workspace / f"home-{target.name}"
+    home.mkdir(exist_ok=True)
+    (home / ".rpmmacros").write_text("%_dbpath /var/lib/rpm\n")
+    (target / "var/lib/rpm").mkdir(parents=True)
+    words: list[process.Argument] = ["rpm", f"--root={target}", "--install", "--nodeps", "--noscripts", "--notriggers"]
+    words += ["--nosignature", "--nodigest", "--ignorearch", "--ignoreos", "--excludedocs", "--replacefiles"]
+    process.run([*words, *files], env={"HOME": str(home)}, what="unpacking packages for a look")
+    return target
+
+
 def write_packages(target: Path, found: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
     """Write ``packages.json``.
 
