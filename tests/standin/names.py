@@ -104,7 +104,7 @@ GENERATED = (
     (r"var/lib/(polkit-1|NetworkManager)", "polkit"),
 )
 LEFT_OUT = re.compile(
-    r"(boot/(initrd|initramfs)|dev/|etc/(apt|dpkg|rc\d\.d|rcS\.d|init\.d|runit|xml|sgml|python3/debian_config|debian_version|issue|issue\.net|"
+    r"(boot/(initrd|initramfs)|dev/|etc/(sysctl\.conf$|apt|dpkg|rc\d\.d|rcS\.d|init\.d|runit|xml|sgml|python3/debian_config|debian_version|issue|issue\.net|"
     r"hostname|resolv\.conf|machine-id|mtab|fstab|locale\.gen|modules$|ld\.so\.cache|\.pwd\.lock|timezone|"
     r"os-release$|systemd/(system|user)/|ssh/ssh_host_|cron\.|kernel/(postinst|postrm|install)\.d|apparmor\.d|(passwd|group|shadow|gshadow|subuid|subgid)-$|"
     r"initramfs-tools|update-motd\.d|default/locale|update-manager|alternatives/README)|"
