@@ -87,7 +87,6 @@ def make_initramfs(root: Path, boot: Boot, epoch: int) -> None:
         ToolError: the generator failed.
     """
     env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": "/tmp"}  # noqa: S108  inside the sandbox
-    place_kernels(root)
     for version in kernels(root):
         if boot.initramfs == "dracut":
             words = ["dracut", "--force", "--no-hostonly", "--kver", version, f"/{_initramfs_path(boot, version)}"]
@@ -96,19 +95,6 @@ def make_initramfs(root: Path, boot: Boot, epoch: int) -> None:
         namespace.in_tree(root, words, env=env, what="making the initramfs")
         if not tree.inside(root, _initramfs_path(boot, version)).is_file():  # dracut exits with 0 whatever happens
             raise ToolError(f"{words[0]} made no initramfs for {version}", hint="see the log of the boot step")
-
-
-def place_kernels(root: Path) -> None:
-    """Put the kernels that came beside their modules where GRUB looks.
-
-    Newer kernel packages leave this to a plugin of kernel-install(8), which would also make menu entries and initramfs;
-    while packages are installed into a tree it does nothing.
-    """
-    for kernel in tree.inside(root, "usr/lib/modules").glob("*/vmlinuz"):
-        target = tree.inside(root, "boot") / f"vmlinuz-{kernel.parent.name}"
-        if not target.exists():
-            shutil.copyfile(kernel, target)
-            target.chmod(0o755)
 
 
 def _initramfs_path(boot: Boot, version: str) -> str:

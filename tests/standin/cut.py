@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,8 +56,14 @@ def is_dropped(deb: str) -> bool:
     return names.DROPPED.fullmatch(deb) is not None
 
 
-def packages(root: Path, debs: Sequence[Deb]) -> dict[str, Rpm]:
-    """Cut a tree that is dressed: every file of it goes to one package, or is left out."""
+def packages(root: Path, debs: Sequence[Deb], scripts: Mapping[str, str]) -> dict[str, Rpm]:
+    """Cut a tree that is dressed: every file of it goes to one package, or is left out.
+
+    Args:
+        root: the tree.
+        debs: what it is made of.
+        scripts: from :func:`account_scripts`.
+    """
     kept = [deb for deb in debs if not is_dropped(deb.name)]
     found = {rpm_name(deb.name): _rpm(deb, kept) for deb in kept}
     found |= {name: Rpm(name, "1-1") for name in ("filesystem", "setup", EVERY_SYSTEM)}
@@ -72,7 +78,7 @@ def packages(root: Path, debs: Sequence[Deb]) -> dict[str, Rpm]:
         if name not in {"filesystem", "setup"}:
             found[name].requires.add("filesystem")
     found["filesystem"].requires.add("setup")
-    _write_scripts(root, found)
+    _write_scripts(found, scripts)
     return found
 
 
@@ -99,6 +105,8 @@ def _give_files(root: Path, kept: Sequence[Deb], found: dict[str, Rpm]) -> None:
             continue
         if is_directory(root / path):
             owner = owners[path] if shared[path] == 1 else "filesystem"
+        elif "/" not in path:  # /bin and its like: links into /usr
+            owner = "filesystem"
         else:
             owner = owners.get(path) or _guess(root, path, owners)
         if owner in found:
@@ -134,34 +142,30 @@ def _guess(root: Path, path: str, owners: dict[str, str]) -> str:
     return "setup"
 
 
-def _write_scripts(root: Path, found: dict[str, Rpm]) -> None:
-    for name, script in _accounts(root, found).items():
-        found[name].scripts["%pre"] = script
-        found[name].requires |= {"shadow-utils", "setup"}
+def _write_scripts(found: dict[str, Rpm], scripts: Mapping[str, str]) -> None:
+    for name, script in scripts.items():
+        if name in found:
+            found[name].scripts["%pre"] = script
+            found[name].requires |= {"shadow-utils", "glibc-common"}
     for name, units in names.PRESET.items():
         if name in found:
             found[name].scripts["%post"] = f"systemctl --no-reload preset {' '.join(units)} &>/dev/null || :\n"
-    found["glibc"].scripts["%transfiletriggerin -P 2000000 -p /sbin/ldconfig"] = "/usr/lib"
+    found["glibc-common"].scripts["%transfiletriggerin -P 2000000"] = "/sbin/ldconfig"
 
 
-def _accounts(root: Path, found: dict[str, Rpm]) -> dict[str, str]:
+def account_scripts(root: Path) -> dict[str, str]:
     """Return the %pre of every package that makes users or groups; they get the numbers that they have in the tree."""
-    scripts: dict[str, str] = {}
+    scripts: defaultdict[str, str] = defaultdict(str)
     groups = {line.split(":")[2]: line.split(":")[0] for line in (root / "etc/group").read_text().splitlines()}
-    numbers = {name: number for number, name in groups.items()}
+    for gid, group in groups.items():
+        owner = names.GROUPS.get(group) or names.USERS.get(group)
+        if owner is not None:
+            scripts[owner] += f"getent group {group} >/dev/null || groupadd -r -g {gid} {group}\n"
     for line in (root / "etc/passwd").read_text().splitlines():
         user, _, uid, gid, comment, home, shell = line.split(":")
-        owner = names.USERS.get(user)
-        if owner in found:
+        if user in names.USERS:
             add = f"useradd -r -u {uid} -g {groups[gid]} -M -d {home} -s {shell} -c '{comment}' {user}"
-            script = f"getent passwd {user} >/dev/null || {add}\n"
-            if groups[gid] == user:
-                script = f"getent group {user} >/dev/null || groupadd -r -g {gid} {user}\n{script}"
-            scripts[owner] = scripts.get(owner, "") + script
-    for group, owner in names.GROUPS.items():
-        if group in numbers and owner in found:
-            line = f"getent group {group} >/dev/null || groupadd -r -g {numbers[group]} {group}\n"
-            scripts[owner] = scripts.get(owner, "") + line
+            scripts[names.USERS[user]] += f"getent passwd {user} >/dev/null || {add}\n"
     return scripts
 
 

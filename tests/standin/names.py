@@ -34,9 +34,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 # Debian's own package management and what only that needs, other people's boot loaders, documentation.
 DROPPED = re.compile(
     r"adduser|apt|base-(files|passwd)|containernetworking-plugins|dash|debconf.*|dirmngr|dpkg|dracut|gcc-.*-base|gnupg.*|"
-    r"gpg-wks.*|gpgsm|grub-efi-.*|init-system-helpers|isc-dhcp-client|libapt-pkg.*|libc-l10n|libperl.*|linux-base|"
+    r"gpg-wks.*|gpgsm|grub-efi-.*|init-system-helpers|ifupdown|isc-dhcp-client|libapt-pkg.*|libc-l10n|libperl.*|linux-base|"
     r"linux-image-cloud.*|locales|lsb-(base|release)|media-types|perl.*|pinentry-curses|runit-helper|sensible-utils|"
-    r"sgml-base|shim-.*|tasksel.*|ucf|usr-?(is-merged|merge)|xml-core|libfakeroot|fakeroot"
+    r"sgml-base|shim-.*|tasksel.*|ucf|usr-?(is-merged|merge)|wpasupplicant|xml-core|libfakeroot|fakeroot"
 )
 MOVED = (
     (re.compile(r"^(usr/s?bin)/grub-"), r"\1/grub2-"),
@@ -92,6 +92,7 @@ PRESET = {
 GENERATED = (
     (r"etc/ssl/certs/|etc/ca-certificates\.conf|usr/local/share/ca-certificates", "ca-certificates"),
     (r"etc/chrony/", "chrony"),
+    (r"usr/bin/sh$", "bash"),
     (r"etc/ssh/sshd_config$", "openssh-server"),
     (r"etc/pam\.d/common-", "libpam-runtime"),
     (r"etc/nsswitch\.conf|etc/ld\.so\.conf", "glibc-common"),

@@ -75,8 +75,9 @@ def _make_one(era: Era, arch: Architecture, root: Path, debs: list[debian.Deb], 
     (kernel,) = [path.name for path in (root / "usr/lib/modules").iterdir()]
     known = specs.accounts(root)
     others = sorted((root / "var/cache").glob("linux-image-*.deb"))
+    scripts = cut.account_scripts(root)
     specs.dress(root, kernel, boot=era.boot)
-    rpms = cut.packages(root, debs)
+    rpms = cut.packages(root, debs, scripts)
     _add_kernel_scripts(rpms["kernel-core"], kernel, era)
     specs.build(root, rpms, target / "rpms", arch, era.payload, known)
     for other in others:

@@ -166,6 +166,8 @@ def build(root: Path, rpms: Mapping[str, Rpm], target: Path, arch: Architecture,
 
 def _entry(root: Path, path: str, known: Accounts) -> str:
     status = (root / path).lstat()
+    if path in ACCOUNT_FILES:  # their groups are not there yet when they are
+        return f'%attr({"0600" if "shadow" in path else "0644"},root,root) %config(noreplace) "/{path}"'
     owner = f"{known.users.get(str(status.st_uid), 'root')},{known.groups.get(str(status.st_gid), 'root')}"
     quoted = f'"/{path}"'.replace("%", "%%")
     if (root / path).is_symlink():
@@ -191,9 +193,9 @@ def _section(rpm: Rpm, listing: Path) -> str:
 
 
 def _script(section: str, body: str, name: str) -> str:
-    """Return a scriptlet; of a trigger, the body is the path that it watches (rpm's file triggers)."""
+    """Return a scriptlet; a trigger runs when files below /usr/lib have come or gone (rpm's file triggers)."""
     kind, _, options = section.partition(" ")
-    return f"{kind} -n {name} {options} -- {body}\n" if options else f"{kind} -n {name}\n{body}\n"
+    return f"{kind} -n {name} {options} -- /usr/lib\n{body}\n" if options else f"{kind} -n {name}\n{body}\n"
 
 
 def split_version(version: str) -> tuple[str, str, str]:

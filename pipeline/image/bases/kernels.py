@@ -19,6 +19,10 @@ MASKED = (
 )  # fmt: skip
 NOTHING = Path("/dev/null")
 BYPASS = {"KERNEL_INSTALL_BYPASS": "1"}  # systemd 253 and later; depmod goes with it, see finish()
+# dracut reads its settings as shell, in every version. Scriptlets that start it themselves (new-kernel-pkg, as on EL7 and
+# openEuler) would make an initramfs that nobody wants: 15 s, and minutes where it is emulated.
+DRACUT_SETTINGS = "etc/dracut.conf.d/00-not-in-a-transaction.conf"
+NO_DRACUT = "exit 0\n"
 # What a kernel's package may leave to kernel-install: copied from the directory of its modules to /boot, renamed.
 COPIED = {
     "vmlinuz": "vmlinuz-{}", "System.map": "System.map-{}", "config": "config-{}", ".vmlinuz.hmac": ".vmlinuz-{}.hmac",
@@ -34,6 +38,8 @@ def mask(root: Path) -> None:
     for name in MASKED:
         if not (directory / name).exists() and not (directory / name).is_symlink():
             (directory / name).symlink_to(NOTHING)
+    tree.inside(root, str(Path(DRACUT_SETTINGS).parent)).mkdir(parents=True, exist_ok=True)
+    tree.write(root, DRACUT_SETTINGS, NO_DRACUT)
 
 
 def finish(root: Path) -> None:
@@ -46,6 +52,7 @@ def finish(root: Path) -> None:
     for name in [*MASKED, *(f"{name}.rpmorig" for name in MASKED)]:
         if (directory / name).is_symlink() and (directory / name).readlink() == NOTHING:
             (directory / name).unlink()
+    tree.inside(root, DRACUT_SETTINGS).unlink(missing_ok=True)
     for pattern in map(Path, LEFT):
         for path in tree.inside(root, str(pattern.parent)).glob(pattern.name):
             if path.is_symlink() or not path.is_dir():
