@@ -396,6 +396,284 @@ def test_missing_chrony_is_an_error(etc: Path) -> None:
     assert "chrony is not installed" in done.stdout
 
 
+# --------------------------------------------------------------------------- scripts of RPM systems
+
+
+def put(root: Path, files: dict[str, str]) -> None:
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+def twice(script: Path, root: Path) -> str:
+    """Run a script on a small tree twice: the second time nothing may change."""
+    first = run("bash", script, root)
+    assert first.returncode == 0, first.stdout
+    state = {path: path.read_text() for path in root.rglob("*") if path.is_file()}
+    again = run("bash", script, root)
+    assert again.returncode == 0, again.stdout
+    assert state == {path: path.read_text() for path in root.rglob("*") if path.is_file()}
+    return first.stdout
+
+
+RPM_SCRIPTS = sorted((OVERLAYS / "rpm/scripts").glob("[2-9]*")) + sorted(
+    path for name in ("anolis", "centos", "kylin", "uos") for path in (OVERLAYS / name / "scripts").iterdir()
+)
+
+
+@pytest.mark.parametrize("script", RPM_SCRIPTS, ids=name)
+def test_script_passes_over_what_is_missing(tmp_path: Path, script: Path) -> None:
+    assert twice(script, tmp_path) == ""
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("arch", "line", "terminal"),
+    [
+        ("amd64", "console=tty0 console=ttyS0,115200 selinux=0", "console serial"),
+        ("arm64", "console=tty0 console=ttyAMA0,115200 selinux=0", "console"),
+    ],
+)
+def test_grub_settings_of_rpm_systems(tmp_path: Path, arch: str, line: str, terminal: str) -> None:
+    settings = tmp_path / "grub"
+    settings.write_text(render(RPM / "root/etc/default/grub.j2", arch, ["selinux=0"]))
+    values = ("CMDLINE_LINUX", "TERMINAL", "DEFAULT", "ENABLE_BLSCFG", "DISABLE_SUBMENU", "DISABLE_LINUX_UUID")
+    show = '. "$1"; printf "%s\\n" ' + " ".join(f'"${{GRUB_{value}-unset}}"' for value in values)
+    assert run("sh", "-euc", show, "sh", settings).stdout.splitlines() == [
+        line,
+        terminal,
+        "0",
+        "false",
+        "true",
+        "unset",
+    ]
+
+
+def test_dracut_finds_every_word_of_its_settings() -> None:
+    settings = RPM / "root/etc/dracut.conf.d/50-node.conf"
+    names = ("drivers", "omit_dracutmodules", "fscks")
+    show = '. "$1"; printf "%s\\n" ' + " ".join(f'"${value}"' for value in names) + ' "$hostonly" "$reproducible"'
+    *lists, hostonly, reproducible = run(
+        "bash", "-euc", f"unset {' '.join(names)}; set +u; {show}", "bash", settings
+    ).stdout.splitlines()
+    assert (hostonly, reproducible) == ("no", "yes")
+    assert len(lists) == len(names), "a line break within a value: dracut looks for a word between spaces"
+    for text in lists:
+        words = text.split()
+        assert text[0] == text[-1] == " "
+        assert len(words) == len(set(words))
+    drivers, omitted = lists[0].split(), lists[1].split()
+    disks = {
+        "virtio_blk",
+        "virtio_scsi",
+        "nvme",
+        "ahci",
+        "ata_piix",
+        "xen_blkfront",
+        "hv_storvsc",
+        "vmw_pvscsi",
+        "mptspi",
+    }
+    assert disks | {"ext4", "xfs", "sd_mod", "virtio_pci"} <= set(drivers)
+    assert {"lvm", "network", "nfs", "plymouth", "i18n", "multipath"} <= set(omitted)
+    needed = {
+        "base",
+        "bash",
+        "systemd",
+        "systemd-initrd",
+        "dracut-systemd",
+        "kernel-modules",
+        "rootfs-block",
+        "udev-rules",
+        "fs-lib",
+    }
+    assert not needed & set(omitted)
+
+
+def test_networkmanager_leaves_alone_what_udev_leaves_alone() -> None:
+    link = (COMMON / "root/etc/systemd/network/10-cni.link").read_text()
+    [names] = re.findall(r"^OriginalName=(.*)$", link, re.MULTILINE)
+    settings = (RPM / "root/etc/NetworkManager/conf.d/10-node.conf").read_text()
+    [listed] = re.findall(r"^unmanaged-devices=(.*)$", settings, re.MULTILINE)
+    patterns = [item.removeprefix("interface-name:") for item in listed.split(";")]
+    assert set(names.split()) <= set(patterns)
+    for interface in ("eth0", "ens3", "enp1s0", "bond0", "br0", "team0"):
+        assert not any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns), interface
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[base]\nname=Base\n", "[base]\n{note}\nenabled=0\nname=Base\n"),
+        ("[base]\nenabled = 1\ngpgcheck=1\n", "[base]\n{note}\nenabled=0\ngpgcheck=1\n"),
+        ("[a]\nenabled=0\n\n[b]\nmetalink=x\n", "[a]\n{note}\nenabled=0\n\n[b]\n{note}\nenabled=0\nmetalink=x\n"),
+        ("[a]\nusername=me\npassword = secret\nproxy_password=secret\n", "[a]\n{note}\nenabled=0\n"),
+        ("[a]\nusername=$auth_u\npassword=$auth_p\n", "[a]\n{note}\nenabled=0\nusername=$auth_u\npassword=$auth_p\n"),
+        ("[a]\nbaseurl=file://me:secret@host/x\n", "[a]\n{note}\nenabled=0\nbaseurl=file://host/x\n"),
+        ("[a]\nbaseurl=file:///x/$basearch/@y\n", "[a]\n{note}\nenabled=0\nbaseurl=file:///x/$basearch/@y\n"),
+    ],
+)  # fmt: skip
+def test_repositories_are_switched_off_and_hold_no_credentials(tmp_path: Path, before: str, after: str) -> None:
+    script = RPM / "scripts/30-repositories.sh"
+    [note] = re.findall(r"^readonly NOTE='(.*)'$", script.read_text(), re.MULTILINE)
+    put(tmp_path, {"etc/yum.repos.d/vendor.repo": before, "etc/yum.repos.d/readme": before})
+    twice(script, tmp_path)
+    assert (tmp_path / "etc/yum.repos.d/vendor.repo").read_text() == after.format(note=note)
+    assert (tmp_path / "etc/yum.repos.d/readme").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "TMOUT=300\n",
+        "export TMOUT=300\n",
+        "TMOUT=300; export TMOUT\n",
+        "readonly TMOUT=900\n",
+        "if true; then\n  TMOUT=300\nfi\n",
+        "typeset -r TMOUT=60\nexport TMOUT\nreadonly TMOUT\n",
+    ],
+)
+def test_no_shell_ends_by_itself(tmp_path: Path, text: str) -> None:
+    files = ("etc/profile", "etc/bashrc", "etc/profile.d/harden.sh")
+    put(tmp_path, dict.fromkeys(files, f"BEFORE=1\n{text}MY_TMOUT_OTHER=1\n"))
+    twice(RPM / "scripts/20-hardening.sh", tmp_path)
+    for path in files:
+        show = f'. "{tmp_path / path}"; echo "$BEFORE ${{TMOUT-none}} $MY_TMOUT_OTHER"'
+        assert run("bash", "-euc", show).stdout == "1 none 1\n"
+
+
+def test_selinux_is_off_and_says_how_it_is_turned_on(tmp_path: Path) -> None:
+    put(tmp_path, {"etc/selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n"})
+    twice(RPM / "scripts/20-hardening.sh", tmp_path)
+    text = (tmp_path / "etc/selinux/config").read_text()
+    assert "\nSELINUX=disabled\n" in text
+    assert "/.autorelabel" in text
+
+
+def test_first_boot_hardening_is_masked_whatever_its_unit_is_called(tmp_path: Path) -> None:
+    units = "usr/lib/systemd/system"
+    tool = "[Service]\nExecStart=/usr/sbin/security-tool.sh -d -c /etc/security.conf\n"
+    put(tmp_path, {f"{units}/vendor-security.service": tool, f"{units}/sshd.service": "ExecStart=/usr/sbin/sshd\n"})
+    twice(RPM / "scripts/20-hardening.sh", tmp_path)
+    assert [(path.name, str(path.readlink())) for path in (tmp_path / "etc/systemd/system").iterdir()] == [
+        ("vendor-security.service", "/dev/null")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "renderers"),
+    [
+        ("", ["sysconfig"]),  # older versions stop at a renderer that they do not know
+        ("usr/lib/python3.6/site-packages/cloudinit/net/network_manager.py", ["sysconfig", "network-manager"]),
+        ("usr/lib/python3/dist-packages/cloudinit/net/network_manager.py", ["sysconfig", "network-manager"]),
+    ],
+)
+def test_cloud_init_is_told_of_an_rpm_system(tmp_path: Path, module: str, renderers: list[str]) -> None:
+    put(tmp_path, {"etc/cloud/cloud.cfg": ""} | ({module: ""} if module else {}))
+    twice(RPM / "scripts/40-cloud-init.sh", tmp_path)
+    settings = yaml.safe_load((tmp_path / "etc/cloud/cloud.cfg.d/91-node-network.cfg").read_text())
+    assert settings == {"system_info": {"distro": "rhel", "network": {"renderers": renderers}}}
+
+
+def test_networkmanager_alone_configures_the_network(tmp_path: Path) -> None:
+    put(tmp_path, {"etc/rc.d/rc3.d/S10network": "", "etc/rc.d/rc3.d/S11other": "", "etc/sysconfig/sshd": ""})
+    (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    twice(RPM / "scripts/50-network.sh", tmp_path)
+    assert [path.name for path in (tmp_path / "etc/rc.d/rc3.d").iterdir()] == ["S11other"]
+    assert "NETWORKING=yes" in (tmp_path / "etc/sysconfig/network").read_text()
+    assert not (tmp_path / "etc/resolv.conf").is_symlink()
+
+
+def test_kylins_sysctl_conf_loses_what_would_override_ours_and_nothing_else(tmp_path: Path) -> None:
+    kept = "# Kylin\nkernel.sysrq=0\n\nnet.ipv4.icmp_echo_ignore_broadcasts = 1\n-net/ipv4/tcp_syncookies=1\n"
+    gone = "net.ipv4.ip_forward=0\n net/ipv4/conf/all/rp_filter = 1\n-kernel.panic=0\nvm.panic_on_oom\t=\t1\n"
+    ours = (COMMON / "root/etc/sysctl.d/zz-node.conf").read_text()
+    put(tmp_path, {"etc/sysctl.conf": kept + gone, "etc/sysctl.d/zz-node.conf": ours})
+    assert run("bash", SYSCTL_CHECK, tmp_path).returncode == 1
+    twice(COMMON / "scripts/35-sysctl-conf.sh", tmp_path)
+    assert run("bash", SYSCTL_CHECK, tmp_path).returncode == 0
+    lines = (tmp_path / "etc/sysctl.conf").read_text().splitlines(keepends=True)
+    assert "".join(line for line in lines if "removed by" not in line) == kept
+
+
+def test_what_el7_needs_is_for_el7_alone(tmp_path: Path) -> None:
+    script = OVERLAYS / "centos/scripts/10-old-kernel.sh"
+    (tmp_path / "lib/modules/5.14.0-1.el9").mkdir(parents=True)
+    twice(script, tmp_path)
+    assert not (tmp_path / "etc").exists()
+    (tmp_path / "lib/modules/3.10.0-1160.el7").mkdir()
+    twice(script, tmp_path)
+    assert "fs.may_detach_mounts = 1" in (tmp_path / "etc/sysctl.d/50-node-el7.conf").read_text()
+    assert (tmp_path / "etc/sudoers.d/10-node").stat().st_mode & 0o777 == 0o440
+
+
+@pytest.mark.parametrize(("before", "added"), [('ID="anolis"\n', True), ('ID="anolis"\nID_LIKE="rhel"\n', False)])
+def test_anolis_says_that_it_is_of_red_hats_kind(tmp_path: Path, before: str, added: bool) -> None:
+    put(tmp_path, {"usr/lib/os-release": before})
+    twice(OVERLAYS / "anolis/scripts/10-os-release.sh", tmp_path)
+    after = 'ID_LIKE="rhel fedora centos"\n' if added else ""
+    assert (tmp_path / "usr/lib/os-release").read_text() == before + after
+
+
+def test_uos_keeps_its_channel_and_no_credentials(tmp_path: Path) -> None:
+    secrets = ("etc/yum/vars/auth_u", "etc/yum/vars/auth_p", "etc/dnf/vars/auth_p")
+    put(tmp_path, dict.fromkeys(secrets, "secret\n") | {"etc/yum/vars/StateMode": "ufu\n"})
+    twice(OVERLAYS / "uos/scripts/10-activation.sh", tmp_path)
+    assert [(tmp_path / path).read_text() for path in secrets] == ["", "", ""]
+    assert (tmp_path / "etc/yum/vars/StateMode").read_text() == "ufu\n"
+
+
+def test_kysec_is_told_of_and_left(tmp_path: Path) -> None:
+    put(tmp_path, {"usr/sbin/getstatus": "", "etc/.kyinfo": ""})
+    assert "KYSEC is installed (/usr/sbin/getstatus)" in twice(OVERLAYS / "kylin/scripts/10-kysec.sh", tmp_path)
+    assert (tmp_path / "usr/sbin/getstatus").exists()
+
+
+def test_presets_are_applied_to_what_is_installed(tmp_path: Path) -> None:
+    program = COMMON / "root/usr/lib/cluster/node-units"
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/systemctl"
+    fake.write_text('#!/bin/sh\nshift 2\necho "$*"\n')
+    fake.chmod(0o755)
+    preset = tmp_path / "a.preset"
+    installed = next(path.name for path in sorted(Path("/lib/systemd/system").glob("*.service")))
+    preset.write_text(
+        f"# text\n\nenable {installed}\nenable missing.service\ndisable missing.service\ndisable {installed}\n"
+    )
+    path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = run(program, "preset", preset, installed, env=path)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"enable {installed}", f"disable {installed}"])
+    done = run(program, "preset", preset, "missing.service", env=path)
+    assert done.returncode == 1
+    assert "missing.service is not installed" in done.stdout
+    assert run(program, "mask", "a.service", env=path).stdout == "mask a.service\n"
+    assert run(program, "other", env=path).returncode == 2
+
+
+def test_update_boot() -> None:
+    done = run(tool("bats"), BATS / "update-boot.bats")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("hook", "words", "called"),
+    [
+        ("install.d/95-node-boot.install", ["add", "6.1", "/boot/x", "/lib/modules/6.1/vmlinuz"], "add 6.1"),
+        ("install.d/95-node-boot.install", ["remove", "6.1", "/boot/x"], "remove 6.1"),
+        ("install.d/95-node-boot.install", ["inspect"], ""),
+        ("postinst.d/95-node-boot", ["6.1", "/boot/vmlinuz-6.1"], "add 6.1"),
+        ("prerm.d/95-node-boot", ["6.1", "/boot/vmlinuz-6.1"], "remove 6.1"),
+    ],
+)
+def test_kernel_hooks_lead_to_update_boot(tmp_path: Path, hook: str, words: list[str], called: str) -> None:
+    text = (RPM / "root/etc/kernel" / hook).read_text()
+    assert "exec /usr/lib/cluster/update-boot" in text
+    copy = tmp_path / "hook"
+    copy.write_text(text.replace("exec /usr/lib/cluster/update-boot", "echo"))
+    done = run("bash", copy, *words)
+    assert (done.returncode, done.stdout.strip()) == (0, called)
+
+
 # ------------------------------------------------------------------------------------- bootstrap hook
 
 
