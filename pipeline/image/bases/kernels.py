@@ -19,8 +19,8 @@ MASKED = (
 )  # fmt: skip
 NOTHING = Path("/dev/null")
 BYPASS = {"KERNEL_INSTALL_BYPASS": "1"}  # systemd 253 and later; depmod goes with it, see finish()
-# dracut reads its settings as shell, in every version. Scriptlets that start it themselves (new-kernel-pkg, as on EL7 and
-# openEuler) would make an initramfs that nobody wants: 15 s, and minutes where it is emulated.
+# dracut reads its settings as shell, in every version. Scriptlets that start it themselves (new-kernel-pkg, as on EL7
+# and openEuler) would make an initramfs that nobody wants: 15 s, and minutes where it is emulated.
 DRACUT_SETTINGS = "etc/dracut.conf.d/00-not-in-a-transaction.conf"
 NO_DRACUT = "exit 0\n"
 # What a kernel's package may leave to kernel-install: copied from the directory of its modules to /boot, renamed.
@@ -48,32 +48,32 @@ def finish(root: Path) -> None:
     Raises:
         ToolError: depmod failed.
     """
-    directory = tree.inside(root, PLUGINS)
+    plugins = tree.inside(root, PLUGINS)
     for name in [*MASKED, *(f"{name}.rpmorig" for name in MASKED)]:
-        if (directory / name).is_symlink() and (directory / name).readlink() == NOTHING:
-            (directory / name).unlink()
+        if (plugins / name).is_symlink() and (plugins / name).readlink() == NOTHING:
+            (plugins / name).unlink()
     tree.inside(root, DRACUT_SETTINGS).unlink(missing_ok=True)
     for pattern in map(Path, LEFT):
         for path in tree.inside(root, str(pattern.parent)).glob(pattern.name):
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
     boot = tree.inside(root, "boot")
-    for modules in _modules(root):
-        _copy_kernel(modules, boot)
-        if not (modules / "modules.dep").exists():
-            namespace.in_tree(root, ["depmod", "-a", modules.name], what="listing the kernel's modules")
+    for directory in modules(root):
+        _copy_kernel(directory, boot)
+        if not (directory / "modules.dep").exists():
+            namespace.in_tree(root, ["depmod", "-a", directory.name], what="listing the kernel's modules")
 
 
-def _modules(root: Path) -> Iterator[Path]:
+def modules(root: Path) -> Iterator[Path]:
     """Yield the directories of modules that belong to a kernel."""
     for directory in sorted(tree.inside(root, "lib/modules").glob("*")):
         if (directory / "kernel").is_dir() and not directory.is_symlink():
             yield directory
 
 
-def _copy_kernel(modules: Path, boot: Path) -> None:
+def _copy_kernel(directory: Path, boot: Path) -> None:
     for name, form in COPIED.items():
-        source, target = modules / name, boot / form.format(modules.name)
+        source, target = directory / name, boot / form.format(directory.name)
         if source.is_file() and not source.is_symlink() and not target.is_symlink() and not target.exists():
             boot.mkdir(exist_ok=True)
             shutil.copy2(source, target)
