@@ -181,7 +181,8 @@ def _running_facts(services: Sequence[str], modules: Sequence[str], console: str
         "bootstrap": "systemctl show cluster-bootstrap -p LoadState -p ActiveState -p Result -p ConditionResult",
         "bootstrap-env": "ls -d /etc/cluster/cluster.env",
         "tracking": "chronyc -n tracking",
-        "images": "podman images --quiet --all 2>/dev/null",
+        "images": "if command -v podman >/dev/null; then podman images --quiet --all 2>/dev/null;"
+        " else docker images --quiet --all; fi",
         "efi": "[ -d /sys/firmware/efi ]",
         "getty": f"systemctl is-active serial-getty@{console}.service",
         "boot-time": "systemd-analyze time",
