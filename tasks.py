@@ -138,6 +138,47 @@ def matrix(
         raise SystemExit(report.exit_code)
 
 
+@task(
+    help=WHICH
+    | {
+        "os": "operating systems, with commas between them, or all (default: debian)",
+        "release": "releases, with commas between them, or all (default: each profile's own)",
+        "arch": "amd64, arm64 or all (default: this machine's)",
+        "base": "what it would be made from: repo, iso, qcow2 or rootfs (default: repo)",
+        "medium": "the file or directory that --base speaks of",
+        "mirror": "package archive to use in place of the profiles' own",
+    }
+)
+@command
+def doctor(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    profiles: str = PROFILES,
+    base: str = "repo",
+    medium: str = "",
+    mirror: str = "",
+) -> None:
+    """Check every URL, key and package of a profile, and this machine, without building.
+
+    Example: ./invoke doctor --os kylin --release all --arch all
+    """
+    from pipeline import image, lab, profile
+
+    code = image.doctor(
+        profile.cells(Path(profiles), os, release, arch),
+        overlays=OVERLAYS,
+        build_dir=BUILD,
+        mirror=mirror or None,
+        base_kind=base,
+        medium=Path(medium) if medium else None,
+        machines=lambda arch: lab.choose_accelerator(arch).reason,
+    )
+    if code:
+        raise SystemExit(code)
+
+
 @task(name="list", help={"profiles": WHICH["profiles"]})
 @command
 def list_images(_context: Context, profiles: str = PROFILES) -> None:

@@ -1,6 +1,7 @@
 """Node images: from a profile to a published qcow2 with its manifest."""
 
 from pipeline.image.build import Built, build, clean, up_to_date
+from pipeline.image.doctor import doctor
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
 from pipeline.image.kernel_update import other_kernel
@@ -15,6 +16,7 @@ __all__ = [
     "Published",
     "build",
     "clean",
+    "doctor",
     "inspect",
     "inspection_text",
     "other_kernel",

@@ -106,6 +106,45 @@ class Dnf:
         except ToolError as error:
             raise _meant(error, lines, self.arch) from error
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all packages on offer; only metadata is fetched."""
+        return tuple(sorted(set(self._asked("repoquery", "--qf", "%{name}").split())))
+
+    def provides(self, name: str) -> bool:
+        """Say whether a package of another name provides this one, or has this file."""
+        return bool(self._asked("repoquery", "--qf", "%{name}", "--whatprovides", name).split())
+
+    def would_install(self, packages: Sequence[str]) -> str:
+        """Resolve packages with their dependencies, and install nothing.
+
+        Returns:
+            How many there would be and how large they are, in dnf's words.
+
+        Raises:
+            PipelineError: they cannot be installed together.
+        """
+        lines: list[str] = []
+        with contextlib.suppress(ToolError):  # that nothing was installed counts as a failure
+            self.install(packages, "--assumeno", on_line=lines.append)
+        said = [line.strip() for line in lines if re.match(r"Install +\d|(Total d|D)ownload size|Installed size", line)]
+        if not said:
+            raise ToolError("dnf resolved nothing", hint="see the log")
+        return "; ".join(" ".join(line.split()) for line in said)
+
+    def _asked(self, *words: str) -> str:
+        self.cache.mkdir(exist_ok=True)
+        command = ["dnf", f"--config={self.config}", f"--installroot={self.root}", f"--forcearch={self.arch.rpm}"]
+        command += ["--quiet", f"--releasever={self.base.releasever}", *words]
+        sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache")])
+        lines: list[str] = []
+        try:
+            return process.run(
+                [*sandbox, *command], env={"HOME": str(self.home)}, network=True, capture=True, on_line=lines.append,
+                what="asking for packages",
+            ).stdout  # fmt: skip
+        except ToolError as error:
+            raise _meant(error, lines, self.arch) from error
+
     def _sandbox(self, binds: Sequence[tuple[Path, str]]) -> list[process.Argument]:
         root = self.root
         words: list[process.Argument] = [
