@@ -149,7 +149,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
     with file.open("rb") as stream:
         magic = stream.read(6)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        file = unpacked(file)
+        file = unpacked(file, file.parent)
     opener: Callable[[Path], IO[bytes]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(
         magic[:2], lambda path: path.open("rb")
     )  # type: ignore[assignment]
@@ -157,9 +157,9 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def unpacked(file: Path) -> Path:
-    """Decompress what zstd compressed, which Python learns in version 3.14 only; returns the file beside it."""
-    target = file.with_name(f"{file.name}.plain")
+def unpacked(file: Path, scratch: Path) -> Path:
+    """Decompress what zstd compressed, which Python learns in version 3.14 only; returns the file, in ``scratch``."""
+    target = scratch / f"{file.name}.plain"
     if not target.exists():
         process.run(["zstd", "--decompress", "--quiet", "-o", target, file], what="decompressing")
     return target

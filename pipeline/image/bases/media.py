@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.image.bases import iso, medium, probe
+from pipeline.image.bases import iso, medium, probe, rootfs
 from pipeline.image.bases.medium import Kind, Medium, Request
 
 KINDS: tuple[str, ...] = ("repo", "iso", "qcow2", "rootfs")
 DIGESTS: Mapping[Kind, Callable[[Path], str]] = {
     "iso": lambda path: medium.remembered(path, lambda: iso.digest(path)),
+    "rootfs": rootfs.digest,
 }
-MAKERS: Mapping[Kind, Callable[..., None]] = {"iso": iso.make}
+MAKERS: Mapping[Kind, Callable[..., None]] = {"iso": iso.make, "rootfs": rootfs.make}
 
 
 def resolve(kind: str, path: Path | None, *, family: str) -> Medium | None:

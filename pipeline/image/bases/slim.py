@@ -1,0 +1,90 @@
+"""What a system that somebody installed has, and a node image must not: old kernels, firmware, traces of its making.
+
+Packages go through the target's own rpm; what it refuses to remove, since others need it, stays.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.core import namespace, progress
+from pipeline.image import tree
+from pipeline.image.bases import kernels
+from pipeline.image.boot import newest_first
+
+FORM = r"%{NAME}\t%{VERSION}-%{RELEASE}.%{ARCH}\n"
+TOOLS_OF_KERNELS = ("kernel-tools", "kernel-headers", "kernel-abi", "kernel-srpm", "kernel-rpm")
+EMPTIED = (
+    "var/cache", "var/lib/NetworkManager", "var/lib/cloud", "var/lib/dhclient", "var/lib/yum", "etc/lvm/archive",
+    "etc/lvm/backup", "etc/lvm/devices", "lost+found",
+)  # fmt: skip
+REMOVED = (
+    ".dockerenv", "anaconda-post.log", "etc/NetworkManager/system-connections/*", "etc/adjtime", "etc/crypttab",
+    "etc/fstab", "etc/iscsi/initiatorname.iscsi", "etc/lvm/devices", "etc/mtab.fuselock", "etc/resolv.conf",
+    "etc/sysconfig/network-scripts/ifcfg-[!l]*", "etc/udev/rules.d/70-persistent-*", "root/*-ks.cfg",
+    "root/anaconda-*", "root/original-ks.cfg", "swap.img", "swapfile",
+)  # fmt: skip
+
+
+def slim(root: Path, wanted: Sequence[str]) -> None:
+    """Slim a tree; to be called in the private namespace.
+
+    Args:
+        root: the tree.
+        wanted: packages that stay whatever they are.
+
+    Raises:
+        ToolError: rpm does not run.
+    """
+    _remove_old_kernels(root)
+    _remove_firmware(root, wanted)
+    for name in EMPTIED:
+        tree.remove_files_below(tree.inside(root, name))
+    for pattern in map(Path, REMOVED):
+        for path in tree.inside(root, str(pattern.parent)).glob(pattern.name):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+
+
+def _remove_old_kernels(root: Path) -> None:
+    versions = newest_first(directory.name for directory in kernels.modules(root))
+    for version in versions[1:]:
+        progress.note(f"the kernel {version} is removed; {versions[0]} stays")
+        named = _listed(root, f"rpm -qa --qf '{FORM}'")
+        owners = _listed(root, f"rpm -qf --qf '{FORM}' /lib/modules/{shlex.quote(version)} || true")
+        same = {row for row in named if row[1] == version and _is_kernel(row[0])}
+        if doomed := sorted(f"{name}-{known}" for name, known in same | owners):
+            _erase(root, doomed)
+        for path in tree.inside(root, "boot").glob(f"*-{version}*"):
+            path.unlink()
+        left = tree.inside(root, f"lib/modules/{version}")
+        if left.is_dir():
+            tree.remove_below(left)
+            left.rmdir()
+
+
+def _listed(root: Path, script: str) -> set[tuple[str, str]]:
+    """Return (name, version) of packages that a script lists in the form FORM."""
+    listing = namespace.in_tree(root, ["/bin/sh", "-c", script], capture=True, what="looking for what can go").stdout
+    rows = (line.split("\t") for line in listing.splitlines())
+    return {(row[0], row[1]) for row in rows if len(row) == 2}
+
+
+def _is_kernel(name: str) -> bool:
+    return (name == "kernel" or name.startswith("kernel-")) and not name.startswith(TOOLS_OF_KERNELS)
+
+
+def _remove_firmware(root: Path, wanted: Sequence[str]) -> None:
+    """Remove firmware of devices that a virtual machine does not have."""
+    names = {name for name, _ in _listed(root, f"rpm -qa --qf '{FORM}'")}
+    doomed = sorted(name for name in names - set(wanted) if name.endswith("-firmware"))
+    for name in doomed:  # one by one: a kernel may require one of them
+        _erase(root, [name])
+
+
+def _erase(root: Path, names: Sequence[str]) -> None:
+    """Have the target's rpm remove packages together; if others need them they stay, and the log says so."""
+    script = f"rpm -e {shlex.join(names)} || echo 'they stay'"
+    namespace.in_tree(root, ["/bin/sh", "-c", script], env=kernels.BYPASS, what=f"removing {names[0]}")
