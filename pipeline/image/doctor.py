@@ -206,6 +206,9 @@ def _rpm(plan: Plan, base: RpmBase) -> list[Finding]:
             files = [(url, Path(name) / str(number)) for number, url in enumerate(base.keys)]
             keys = [*pool.map(lambda pair: _key(base, *pair), files)]
         found = [*indexes, *keys]
+    if plan.medium is not None and plan.medium.kind != "iso":
+        result = f"{plan.medium.path} is there; a {plan.medium.kind} is looked into only by a build"
+        return [*found, Finding("medium", result, "./invoke build with the same options")]
     if any(finding.code for finding in found):
         return [*found, Finding("packages", "not looked at, as a repository is missing", "see above")]
     with progress.step("packages"):
@@ -278,8 +281,6 @@ def _places(plan: Plan, base: RpmBase, workspace: Path) -> Iterator[Sequence[Rep
     if plan.medium is None:
         yield plan.repositories
         return
-    if plan.medium.kind != "iso":
-        raise InputError(f"a {plan.medium.kind} is looked into only by a build", hint="run ./invoke build")
     request = Request(
         name=f"{plan.title} {plan.release_name}",
         base=base,

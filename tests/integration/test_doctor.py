@@ -139,6 +139,16 @@ def test_a_medium(doctor: Callable[..., tuple[int, str]], tiny: Distribution, tm
     assert "there is no medium" in said
 
 
+def test_a_rootfs_is_left_to_the_build(
+    doctor: Callable[..., tuple[int, str]], tiny: Distribution, tmp_path: Path
+) -> None:
+    archive = tmp_path / "root.tar"
+    subprocess.run(["tar", "-cf", archive, "-C", tiny.repository, "repodata"], check=True)
+    code, said = doctor(described(tiny.repository.as_uri(), tiny.key), "rootfs", medium=archive)
+    assert code == 0, said
+    assert f"{archive} is there; a rootfs is looked into only by a build" in said
+
+
 def test_this_machine(
     doctor: Callable[..., tuple[int, str]], tiny: Distribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
