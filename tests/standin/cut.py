@@ -71,7 +71,7 @@ def packages(root: Path, debs: Sequence[Deb], scripts: Mapping[str, str]) -> dic
     found["kernel-modules"] = Rpm("kernel-modules", version, {"kernel-core"})
     found["kernel"] = Rpm("kernel", version, {"kernel-core", "kernel-modules"})
     found["grub2-pc"] = Rpm("grub2-pc", found["grub2-tools"].version, {"grub2-tools", "grub2-pc-modules"})
-    _give_files(root, kept, found)
+    _give_files(root, debs, found)
     found[EVERY_SYSTEM].requires |= {rpm_name(deb.name) for deb in kept if deb.essential}
     found[EVERY_SYSTEM].requires |= {"setup", "filesystem", "shadow-utils", "login", "mount", "systemd", "libpam-runtime"}
     for name in found:
@@ -89,13 +89,17 @@ def _rpm(deb: Deb, kept: Sequence[Deb]) -> Rpm:
         chosen = next((name for name in alternatives if name in there), None)
         if chosen is not None and rpm_name(chosen) != rpm_name(deb.name):
             requires.add(rpm_name(chosen))
+    requires |= names.NEEDS.get(deb.name, set())
     return Rpm(rpm_name(deb.name), deb.version, requires, names.NAMES.get(deb.name, ())[1:])
 
 
-def _give_files(root: Path, kept: Sequence[Deb], found: dict[str, Rpm]) -> None:
+def _give_files(root: Path, debs: Sequence[Deb], found: dict[str, Rpm]) -> None:
     owners: dict[str, str] = {}
     shared: Counter[str] = Counter()
-    for deb in kept:
+    for deb in debs:
+        if is_dropped(deb.name):
+            owners |= {path: "nobody" for path in map(moved, deb.paths) if not is_directory(root / path)}
+            continue
         for path in map(moved, deb.paths):
             if is_directory(root / path):
                 shared[path] += 1

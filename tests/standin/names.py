@@ -16,6 +16,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "grub-common": ("grub2-common",),
     "grub-pc-bin": ("grub2-pc-modules",),
     "grub2-common": ("grub2-tools", "grub2-tools-minimal", "grub2-tools-extra"),
+    "init-system-helpers": ("initscripts-service",),
     "iproute2": ("iproute", "iproute-tc"),
     "iptables": ("iptables", "iptables-nft", "iptables-ebtables"),
     "iputils-ping": ("iputils",),
@@ -31,10 +32,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "procps": ("procps-ng",),
     "udev": ("systemd-udev",),
 }
+# What a package of an RPM distribution needs besides.
+NEEDS = {"cloud-init": {"initscripts-service"}}
 # Debian's own package management and what only that needs, other people's boot loaders, documentation.
 DROPPED = re.compile(
     r"adduser|apt|base-(files|passwd)|containernetworking-plugins|dash|debconf.*|dirmngr|dpkg|dracut|gcc-.*-base|gnupg.*|"
-    r"gpg-wks.*|gpgsm|grub-efi-.*|init-system-helpers|ifupdown|isc-dhcp-client|libapt-pkg.*|libc-l10n|libperl.*|linux-base|"
+    r"gpg-wks.*|gpgsm|grub-efi-.*|ifupdown|isc-dhcp-client|libapt-pkg.*|libc-l10n|libperl.*|linux-base|"
     r"linux-image-cloud.*|locales|lsb-(base|release)|media-types|perl.*|pinentry-curses|runit-helper|sensible-utils|"
     r"sgml-base|shim-.*|tasksel.*|ucf|usr-?(is-merged|merge)|wpasupplicant|xml-core|libfakeroot|fakeroot"
 )
@@ -52,6 +55,17 @@ REWRITTEN: tuple[tuple[re.Pattern[str], tuple[tuple[str, str], ...]], ...] = (
         ((rf"\bgrub-({GRUB_PROGRAMS})\b(?!_)", r"grub2-\1"), (r"/boot/grub\b", "/boot/grub2"), (r"/initrd\.img-", "/initramfs-"),
          (r"\binitrd\.img-\$", "initramfs-$")),
     ),
+    # As upstream's unit has it for the RHEL family: hostnamectl is what sets the name there.
+    (
+        re.compile(r"^usr/lib/systemd/system/cloud-init(-local)?\.service$"),
+        (("Before=sysinit.target\n", ""), (r"(?m)^\[Unit\]$", "[Unit]\nRequires=dbus.socket\nAfter=dbus.socket")),
+    ),
+    (
+        re.compile(r"^usr/lib/systemd/system/cloud-init\.service$"),
+        ((r"(?m)^\[Unit\]$", "[Unit]\nAfter=NetworkManager.service NetworkManager-wait-online.service"),),
+    ),
+    # As the vendors' own packages: upstream's renderer refuses systems that it does not know.
+    (re.compile(r"^usr/lib/python3/dist-packages/cloudinit/net/sysconfig\.py$"), ((r"KNOWN_DISTROS = \[", "KNOWN_DISTROS = ['linux', "),)),
     (re.compile(r"^usr/lib/systemd/system/ssh\.service$"), ((r"Alias=sshd\.service\n", ""),)),
     (re.compile(r"^usr/lib/systemd/system/chrony\.service$"), ((r"Alias=chronyd\.service\n", ""),)),
 )  # fmt: skip
@@ -111,5 +125,5 @@ LEFT_OUT = re.compile(
     r"initramfs-tools|update-motd\.d|default/locale|update-manager|alternatives/README)|"
     r"initrd\.img|vmlinuz|usr/lib/(os-release|shim|dpkg|apt|grub/(x86_64-efi|arm64-efi)[^/]*/?)|usr/share/(base-files|base-passwd|debconf|dpkg|perl5|doc|info|lintian|locale|man|"
     r"bug|initramfs-tools|apport)/|usr/share/initramfs-tools|usr/lib/init/|var/(cache|backups|lib/(apt|dpkg|ucf|pam|systemd/deb|usbutils)|log|tmp|spool)/|"
-    r"usr/bin/(dpkg|apt|deb|perl|ischroot|update-alternatives)|usr/sbin/(dpkg|invoke-rc|update-rc|service$|policy-rc)|run/|proc/|sys/|tmp/)"
+    r"usr/bin/(dpkg|apt|deb|perl|ischroot|update-alternatives)|usr/sbin/(dpkg|invoke-rc|update-rc|policy-rc)|run/|proc/|sys/|tmp/)"
 )

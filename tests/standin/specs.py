@@ -87,12 +87,15 @@ def dress(root: Path, kernel: str, *, boot: bool) -> None:
         kernel: version of its kernel.
         boot: whether the kernel's package has its file in /boot, as the older systems do, or beside its modules.
     """
+    everything = [str(file.relative_to(root)) for file in root.rglob("*")]
     for pattern, changes in names.REWRITTEN:
-        for path in [str(file.relative_to(root)) for file in root.rglob("*") if pattern.match(str(file.relative_to(root)))]:
+        for path in filter(pattern.match, everything):
             text = (root / path).read_text()
             for old, new in changes:
                 text = re.sub(old, new, text)
             _write(root, path, text)
+            for stale in (root / path).parent.glob(f"__pycache__/{Path(path).stem}.*.pyc"):
+                stale.unlink()
     for path in [str(file.relative_to(root)) for place in ("usr/bin", "usr/sbin", "usr/lib/systemd/system")
                  for file in (root / place).iterdir()]:  # fmt: skip
         moved = path
