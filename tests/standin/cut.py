@@ -104,6 +104,7 @@ def _give_files(root: Path, debs: Sequence[Deb], found: dict[str, Rpm]) -> None:
             if is_directory(root / path):
                 shared[path] += 1
             owners.setdefault(path, rpm_name(deb.name))
+    owners["usr/bin/sh"] = "bash"  # dash's in Debian
     for path in _walk(root):
         if names.LEFT_OUT.match(path):
             continue

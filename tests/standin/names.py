@@ -106,7 +106,6 @@ PRESET = {
 GENERATED = (
     (r"etc/ssl/certs/|etc/ca-certificates\.conf|usr/local/share/ca-certificates", "ca-certificates"),
     (r"etc/chrony/", "chrony"),
-    (r"usr/bin/sh$", "bash"),
     (r"etc/ssh/sshd_config$", "openssh-server"),
     (r"etc/pam\.d/common-", "libpam-runtime"),
     (r"etc/nsswitch\.conf|etc/ld\.so\.conf", "glibc-common"),
@@ -123,7 +122,7 @@ LEFT_OUT = re.compile(
     r"hostname|resolv\.conf|machine-id|mtab|fstab|locale\.gen|modules$|ld\.so\.cache|\.pwd\.lock|timezone|"
     r"os-release$|systemd/(system|user)/|ssh/ssh_host_|cron\.|kernel/(postinst|postrm|install)\.d|apparmor\.d|(passwd|group|shadow|gshadow|subuid|subgid)-$|"
     r"initramfs-tools|update-motd\.d|default/locale|update-manager|alternatives/README)|"
-    r"initrd\.img|vmlinuz|usr/lib/(os-release|shim|dpkg|apt|grub/(x86_64-efi|arm64-efi)[^/]*/?)|usr/share/(base-files|base-passwd|debconf|dpkg|perl5|doc|info|lintian|locale|man|"
-    r"bug|initramfs-tools|apport)/|usr/share/initramfs-tools|usr/lib/init/|var/(cache|backups|lib/(apt|dpkg|ucf|pam|systemd/deb|usbutils)|log|tmp|spool)/|"
-    r"usr/bin/(dpkg|apt|deb|perl|ischroot|update-alternatives)|usr/sbin/(dpkg|invoke-rc|update-rc|policy-rc)|run/|proc/|sys/|tmp/)"
+    r"initrd\.img|vmlinuz|usr/lib/os-release|usr/share/(doc|info|lintian|locale|man|"
+    r"bug|initramfs-tools|apport)/|usr/lib/udev/hwdb\.bin|usr/lib/init/|var/(cache|backups|lib/(apt|dpkg|ucf|pam|systemd|usbutils)|log|tmp|spool)/|"
+    r"run/|proc/|sys/|tmp/)"
 )
