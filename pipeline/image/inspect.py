@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,29 @@ def inspect(image: Path, *, accelerated: bool) -> Inspection:
         DependencyError: libguestfs is not installed.
         ToolError: libguestfs cannot read the image, or finds no single operating system in it.
     """
+    with launched(image, accelerated=accelerated) as handle:
+        return _look(handle, image)
+
+
+@contextlib.contextmanager
+def launched(
+    image: Path, *, accelerated: bool = False, appliance: Path | None = None, scratch: Path | None = None
+) -> Iterator[Any]:
+    """Start libguestfs with a disk, read-only.
+
+    Args:
+        image: a qcow2.
+        accelerated: whether KVM is known to work; if not, the appliance is emulated.
+        appliance: where its appliance is kept; its own place if None.
+        scratch: directory for its temporary files; its own place if None.
+
+    Yields:
+        A handle of the bindings.
+
+    Raises:
+        DependencyError: libguestfs is not installed.
+        ToolError: libguestfs cannot read the image.
+    """
     try:
         import guestfs
     except ImportError as error:
@@ -73,9 +98,13 @@ def inspect(image: Path, *, accelerated: bool) -> Inspection:
     os.environ["LIBGUESTFS_BACKEND_SETTINGS"] = "" if accelerated else "force_tcg"
     handle = guestfs.GuestFS(python_return_dict=True)
     try:
+        if appliance is not None:
+            handle.set_cachedir(str(appliance))
+        if scratch is not None:
+            handle.set_tmpdir(str(scratch))
         handle.add_drive_opts(str(image), format="qcow2", readonly=1)
         handle.launch()
-        return _look(handle, image)
+        yield handle
     except RuntimeError as error:
         raise ToolError(f"libguestfs cannot read {image}: {error}", hint="try: libguestfs-test-tool") from error
     finally:

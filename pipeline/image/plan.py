@@ -32,7 +32,8 @@ RPM_CODE = tuple(
     f"bases/{name}.py" for name in ("rpm", "dnf", "rpmdb", "kernels", "rpm_keys", "indexes", "repositories", "probe")
 )
 MEDIA_CODE = tuple(
-    f"bases/{name}.py" for name in ("media", "medium", "iso", "rootfs", "container", "unpack", "complete", "slim")
+    f"bases/{name}.py"
+    for name in ("media", "medium", "iso", "qcow2", "rootfs", "container", "unpack", "complete", "slim")
 )
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # Measured for Debian 12 with an empty cache: tree 0.5 GB, deltas and packages 0.4 GB, raw disk 0.6 GB, image 0.2 GB.

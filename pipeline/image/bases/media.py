@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.image.bases import iso, medium, probe, rootfs
+from pipeline.image.bases import iso, medium, probe, qcow2, rootfs
 from pipeline.image.bases.medium import Kind, Medium, Request
 
 KINDS: tuple[str, ...] = ("repo", "iso", "qcow2", "rootfs")
 DIGESTS: Mapping[Kind, Callable[[Path], str]] = {
     "iso": lambda path: medium.remembered(path, lambda: iso.digest(path)),
+    "qcow2": qcow2.digest,
     "rootfs": rootfs.digest,
 }
-MAKERS: Mapping[Kind, Callable[..., None]] = {"iso": iso.make, "rootfs": rootfs.make}
+MAKERS: Mapping[Kind, Callable[..., None]] = {"iso": iso.make, "qcow2": qcow2.make, "rootfs": rootfs.make}
 
 
 def resolve(kind: str, path: Path | None, *, family: str) -> Medium | None:
