@@ -76,6 +76,7 @@ def of_tree(root: Path) -> Probe:
     rows = [line.split("\t") for line in listing]
     database = path.strip("/") if path.startswith("/") else ""
     vendors = tree.inside(root, EFI)
+    rpmdb.tidy(root, database)
     return Probe(
         os_release=os_release(root),
         rpm_version=next((version for name, version, _ in rows if name == "rpm"), ""),

@@ -110,7 +110,4 @@ def tidy(root: Path, base: RpmBase) -> None:
     for name in ("dev", "proc", "run", "var/cache/dnf", "var/cache/yum", "var/cache/ldconfig", "var/lib/dnf"):
         tree.remove_below(tree.inside(root, name))
     tree.remove_files_below(tree.inside(root, "var/log"))
-    database = tree.inside(root, base.database)
-    for pattern in ("__db.*", ".*.lock"):
-        for path in database.glob(pattern):
-            path.unlink()
+    rpmdb.tidy(root, base.database)

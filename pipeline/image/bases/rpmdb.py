@@ -133,6 +133,13 @@ def unpacked(files: Sequence[Path], target: Path, workspace: Path) -> Path:
     return target
 
 
+def tidy(root: Path, database: str) -> None:
+    """Remove what a look into a Berkeley database leaves beside it, which differs from run to run."""
+    for pattern in ("__db.*", ".*.lock"):
+        for path in tree.inside(root, database).glob(pattern):
+            path.unlink()
+
+
 def write_packages(target: Path, found: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
     """Write ``packages.json``.
 
