@@ -139,8 +139,9 @@ def _static_facts(services: Sequence[str], modules: Sequence[str]) -> dict[str, 
         "grub-settings": "set -e; for f in /etc/default/grub /etc/default/grub.d/*.cfg; do"
         ' [ ! -e "$f" ] || . "$f"; done; echo "cmdline $GRUB_CMDLINE_LINUX"',
         "swap-units": "find /etc/systemd /usr/lib/systemd /lib/systemd -name '*.swap' 2>/dev/null; true",
-        "image-layers": "find /var/lib/containers/storage/overlay-images /var/lib/docker/image /var/lib/containerd"
-        " -mindepth 1 -type d 2>/dev/null | head -5",
+        # What a daemon has set up for images that may come is none.
+        "image-layers": "{ find /var/lib/containers/storage/overlay-images -mindepth 1 -type d;"
+        " find /var/lib/docker/image/*/imagedb/content /var/lib/containerd/*.content/blobs -type f; } 2>/dev/null | head -5",
         "registries": f"grep -rIEin {shlex.quote(REGISTRIES)} {shlex.join(REGISTRY_PLACES)} 2>/dev/null"
         " | grep -vE '^[^:]+:[0-9]+:[[:space:]]*#' | head -20",
         "kubernetes": f"find / -xdev -type f -perm /111 \\( {binaries} \\) ! -path '/proc/*' 2>/dev/null; true",
