@@ -64,7 +64,9 @@ def _make_set(place: Path, era: str, arches: tuple[Architecture, ...]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     for arch, made in sets.make(sets.ERAS[era], arches, work).items():
-        made.rename(place / f"{era}-{arch}")
+        target = place / f"{era}-{arch}"
+        shutil.rmtree(target, ignore_errors=True)
+        made.rename(target)
     shutil.rmtree(work)
 
 
