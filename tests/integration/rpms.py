@@ -94,8 +94,11 @@ def make_key(home: Path, name: str, expires: str = "never") -> str:
     return found[1]
 
 
-def make_rpms(work: Path, key: str) -> Path:
-    """Build the packages, unsigned, with the public key in the release package; returns their directory."""
+def make_rpms(work: Path, key: str, arch: str = ARCH) -> Path:
+    """Build the packages, unsigned, with the public key in the release package; returns their directory.
+
+    Those of another architecture say that they are; their programs are this machine's.
+    """
     root, specs = work / "root", SPEC
     lists: dict[str, list[str]] = {"impossible": [], "filesystem": [], "libraries": []}
     for link in LINKS:
@@ -139,8 +142,8 @@ def make_rpms(work: Path, key: str) -> Path:
         specs += section
     (work / "tiny.spec").write_text(specs + f"\n%install\ncp -a {root}/. %{{buildroot}}/\n")
     words = ["rpmbuild", "-bb", "--define", f"_topdir {work}/top", "--define", f"_dbpath {work}/db"]
-    run(*words, "--define", "_binary_payload w1.gzdio", "--target", f"{ARCH}-linux", work / "tiny.spec")
-    return work / "top/RPMS" / ARCH
+    run(*words, "--define", "_binary_payload w1.gzdio", "--target", f"{arch}-linux", work / "tiny.spec")
+    return work / "top/RPMS" / arch
 
 
 def _copied(source: Path, root: Path) -> str:

@@ -41,18 +41,19 @@ def base(key: str, **changes: object) -> RpmBase:
 
 
 def make(
-    place: Path, described: RpmBase, mirror: str | Path, packages: tuple[str, ...] = PACKAGES, name: str = "made"
-) -> Path:
+    place: Path, described: RpmBase, mirror: str | Path, packages: tuple[str, ...] = PACKAGES, name: str = "made",
+    arch: Architecture = ARCH,
+) -> Path:  # fmt: skip
     """Make a tree as a build does; returns what base step leaves."""
     target, workspace = place / name, place / f"{name}-workspace"
     target.mkdir()
     workspace.mkdir()
-    found = repositories.resolve(described, ARCH, str(mirror))
+    found = repositories.resolve(described, arch, str(mirror))
     rpm.check(found)
     with progress.session(place / "log"):
         namespace.run_private(
             lambda: rpm.make(
-                described, ARCH, packages, found, target, workspace=workspace, package_cache=place / "packages"
+                described, arch, packages, found, target, workspace=workspace, package_cache=place / "packages"
             )
         )
     return target
@@ -183,6 +184,28 @@ def test_what_is_wrong_is_said(
     assert caught.value.hint
 
 
+def test_a_mirror_that_fails_half_way(tiny: Distribution, tmp_path: Path) -> None:
+    with serving(tiny.repository, packages=3) as (url, _):
+        described = base(tiny.key, keys=[f"{url}/RPM-GPG-KEY-tiny"])
+        with pytest.raises(NetworkError, match=r"1-1\.ty1") as caught:
+            make(tmp_path, described, url)
+    assert "name another one with --mirror" in caught.value.hint
+    made = make(tmp_path, base(tiny.key), tiny.repository, name="again")  # what was left in the cache is no harm
+    assert (made / "tree/etc/greeting").exists()
+
+
+def test_a_package_that_one_architecture_lacks(tiny: Distribution, tmp_path: Path) -> None:
+    foreign = next(arch for arch in Architecture if arch is not ARCH)
+    public = (tiny.repository / "RPM-GPG-KEY-tiny").read_text()
+    made = rpms.make_rpms(tmp_path, public, foreign.rpm)
+    for file in made.glob("greeter-*.rpm"):
+        file.unlink()
+    rpms.publish(made, tmp_path / "repository", tiny.home, tiny.key)
+    with pytest.raises(InputError, match=rf"No match for argument: greeter.* \(for {foreign}\)") as caught:
+        make(tmp_path, base(tiny.key), tmp_path / "repository", arch=foreign)
+    assert "below 'arch'" in caught.value.hint
+
+
 def test_an_expired_key_is_refused(tiny: Distribution, tmp_path: Path) -> None:
     repository = tiny.copy(tmp_path / "repository")
     home = tmp_path / "gnupg"
@@ -231,10 +254,18 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a directory; with ``user`` set, only to that one."""
 
     user = ""
+    packages = 1000  # so many are sent; then the connection is cut in the middle of each
     asked: list[str]
 
     def send_head(self) -> BinaryIO | None:
         self.asked.append(self.path)
+        if self.path.endswith(".rpm") and sum(path.endswith(".rpm") for path in self.asked) > self.packages:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"x" * 100)
+            self.close_connection = True
+            return None
         wanted = f"Basic {base64.b64encode(self.user.encode()).decode()}"
         if self.user and self.headers.get("Authorization") != wanted:
             self.send_response(401)
@@ -251,9 +282,9 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 class serving:
     """A web server on loopback; gives its address and the list of what was asked for."""
 
-    def __init__(self, directory: Path, user: str = "") -> None:
+    def __init__(self, directory: Path, user: str = "", packages: int = _Handler.packages) -> None:
         self.asked: list[str] = []
-        kind = type("Handler", (_Handler,), {"user": user, "asked": self.asked})
+        kind = type("Handler", (_Handler,), {"user": user, "asked": self.asked, "packages": packages})
         handler = functools.partial(kind, directory=str(directory))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))

@@ -44,6 +44,8 @@ def resolve(kind: str, path: Path | None, *, family: str) -> Medium | None:
         raise InputError(f"--base {kind} needs a medium", hint="name it: --medium PATH")
     if not path.exists():
         raise InputError(f"there is no medium {path}", hint="name an existing file: --medium PATH")
+    if path.is_dir() and kind != "rootfs":
+        raise InputError(f"{path} is a directory", hint=f"--base {kind} takes a file")
     known = next(name for name in MAKERS if name == kind)
     size = path.stat().st_size if path.is_file() else 0
     return Medium(kind=known, path=path.absolute(), digest=DIGESTS[known](path), size=size)
