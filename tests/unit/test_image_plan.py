@@ -27,8 +27,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_an_overlay_that_is_missing(project: Project) -> None:
-    project.release["overlays"].append("kylin")
-    with pytest.raises(InputError, match="the overlay 'kylin', but there is no directory") as caught:
+    project.release["overlays"].append("nowhere")
+    with pytest.raises(InputError, match="the overlay 'nowhere', but there is no directory") as caught:
         project.plan()
     assert "common, deb" in caught.value.hint
 
