@@ -1,4 +1,4 @@
-"""``python -m tests.standin DIRECTORY``: makes stand-ins for the RPM systems, and prints where their profiles are."""
+"""Makes stand-ins for the RPM systems, and prints where their profiles are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tests.standin import distribution
 
 
 def main() -> None:
+    """Make what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.standin", description=__doc__)
-    parser.add_argument("directory", type=Path, help="where they are kept; what is there already is not made again")
+    parser.add_argument("--directory", type=Path, default=distribution.default_directory(), help="where they are kept")
     parser.add_argument("--cells", nargs="*", default=list(distribution.CELLS), metavar="OS:RELEASE")
     parser.add_argument("--arch", nargs="*", default=[arch.value for arch in Architecture])
     chosen = parser.parse_args()
-    arches = tuple(Architecture.parse(name) for name in chosen.arch)
-    print(distribution.make(chosen.directory.absolute(), tuple(chosen.cells), arches))  # noqa: T201
+    arches = [Architecture.parse(name) for name in chosen.arch]
+    print(distribution.make(chosen.directory.absolute(), chosen.cells, arches))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cuts a Debian tree into what an RPM distribution would have: which package brings which file, and needs which other."""
+"""Cuts a Debian tree into packages of an RPM distribution: what each brings, and what it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tests.standin import names
 from tests.standin.debian import Deb
 
 EVERY_SYSTEM = "basesystem"
-BINARY_SUFFIXES = (".efi", ".img", ".ko", ".mod", ".so")
 
 
 @dataclass
@@ -73,7 +72,7 @@ def packages(root: Path, debs: Sequence[Deb], scripts: Mapping[str, str]) -> dic
     found["grub2-pc"] = Rpm("grub2-pc", found["grub2-tools"].version, {"grub2-tools", "grub2-pc-modules"})
     _give_files(root, debs, found)
     found[EVERY_SYSTEM].requires |= {rpm_name(deb.name) for deb in kept if deb.essential}
-    found[EVERY_SYSTEM].requires |= {"setup", "filesystem", "shadow-utils", "login", "mount", "systemd", "libpam-runtime"}
+    found[EVERY_SYSTEM].requires |= {"setup", "shadow-utils", "login", "mount", "systemd", "libpam-runtime"}
     for name in found:
         if name not in {"filesystem", "setup"}:
             found[name].requires.add("filesystem")
@@ -105,7 +104,7 @@ def _give_files(root: Path, debs: Sequence[Deb], found: dict[str, Rpm]) -> None:
                 shared[path] += 1
             owners.setdefault(path, rpm_name(deb.name))
     owners["usr/bin/sh"] = "bash"  # dash's in Debian
-    for path in _walk(root):
+    for path in walk(root):
         if names.LEFT_OUT.match(path):
             continue
         if is_directory(root / path):
@@ -122,7 +121,8 @@ def is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
+    """Yield every path below a directory, relative to it."""
     for directory, below, files in os.walk(root):
         place = Path(directory).relative_to(root)
         for name in sorted([*below, *files]):
@@ -135,12 +135,12 @@ def _guess(root: Path, path: str, owners: dict[str, str]) -> str:
         return owners.get(f"{match[1]}/{match[2]}.py", "nobody")
     full = root / path
     if full.is_symlink():
-        target = os.readlink(full)
+        target = str(full.readlink())
         if path.startswith("etc/alternatives/"):
             return owners.get(target.lstrip("/"), "nobody")
         if target.startswith("/etc/alternatives/"):
             there = root / target.lstrip("/")
-            return owners.get(os.readlink(there).lstrip("/"), "nobody") if there.is_symlink() else "nobody"
+            return owners.get(str(there.readlink()).lstrip("/"), "nobody") if there.is_symlink() else "nobody"
     for pattern, owner in names.GENERATED:
         if re.match(pattern, path):
             return owner

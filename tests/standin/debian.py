@@ -24,12 +24,12 @@ SUITES = {"11": "bullseye", "12": "bookworm"}
 SUPPORTED = "12"
 # What the profiles name, under Debian's names.
 PACKAGES = (
-    "apt", "ca-certificates", "chrony", "cloud-guest-utils", "cloud-init", "conntrack", "curl", "dbus", "dnf", "dosfstools",
-    "dracut", "dracut-core", "e2fsprogs", "ebtables", "efibootmgr", "ethtool", "file", "grub-common", "grub-pc-bin",
-    "grub2-common", "ipset", "iproute2", "iptables", "iputils-ping", "ipvsadm", "kmod", "less", "libpam-systemd",
-    "login", "mount", "netbase", "network-manager", "nfs-common", "nftables", "openssh-client", "openssh-server",
-    "passwd", "podman", "procps", "psmisc", "rpm", "rsync", "shim-signed", "socat", "sudo", "systemd-sysv", "tzdata",
-    "udev", "zstd", "grub-efi-amd64-bin",
+    "apt", "ca-certificates", "chrony", "cloud-guest-utils", "cloud-init", "conntrack", "curl", "dbus", "dnf",
+    "dosfstools", "dracut", "dracut-core", "e2fsprogs", "ebtables", "efibootmgr", "ethtool", "file", "grub-common",
+    "grub-efi-amd64-bin", "grub-pc-bin", "grub2-common", "iproute2", "ipset", "iptables", "iputils-ping", "ipvsadm",
+    "kmod", "less", "libpam-systemd", "login", "mount", "netbase", "network-manager", "nfs-common", "nftables",
+    "openssh-client", "openssh-server", "passwd", "podman", "procps", "psmisc", "rpm", "rsync", "shim-signed",
+    "socat", "sudo", "systemd-sysv", "tzdata", "udev", "zstd",
 )  # fmt: skip
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/lintian/*", "/usr/share/locale/*", "/usr/share/man/*")
 TRIPLETS = {Architecture.AMD64: "x86_64-linux-gnu", Architecture.ARM64: "aarch64-linux-gnu"}
@@ -139,7 +139,8 @@ def _other_name(name: str, own: Architecture, other: Architecture) -> str:
 
 def _read(deb: Path, root: Path) -> Deb:
     form = "${Package}\t${Version}\t${Essential}\t${Pre-Depends}\t${Depends}\n"
-    name, version, essential, before, depends = run("dpkg-deb", "-W", f"--showformat={form}", deb).rstrip("\n").split("\t")
+    shown = run("dpkg-deb", "-W", f"--showformat={form}", deb).rstrip("\n")
+    name, version, essential, before, depends = shown.split("\t")
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as reader,
         tarfile.open(fileobj=reader.stdout, mode="r|") as content,

@@ -1,10 +1,12 @@
-"""The stand-in distributions as a whole: made once, kept by what they are made from."""
+"""The stand-in distributions as a whole: made once, and kept by what they are made from."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import profile as profiles
@@ -12,17 +14,26 @@ from pipeline.core.arch import Architecture
 from pipeline.quality import ROOT
 from tests.standin import sets, vendor
 
+HERE = Path(__file__).parent
 PROFILES = ROOT / "osprofiles"
 # OS:release -> the era that it is cut from (os-facts.md §2: which database its own rpm writes).
 CELLS = {
+    "anolis:23": "sqlite",
     "centos:9": "sqlite",
     "kylin:V10-SP3-2403": "bdb",
-    "anolis:23": "sqlite",
     "uos:20-1070a": "bdb",
 }
+SET_CODE = ("cut.py", "debian.py", "names.py", "sets.py", "specs.py", "files")
 
 
-def make(directory: Path, cells: tuple[str, ...], arches: tuple[Architecture, ...]) -> Path:
+def default_directory() -> Path:
+    """Return where the stand-ins are kept if nothing else is said: they are dear to make."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "node-images-stand-in"
+
+
+def make(
+    directory: Path, cells: Sequence[str] = tuple(CELLS), arches: Sequence[Architecture] = tuple(Architecture)
+) -> Path:
     """Make what is missing of the stand-ins.
 
     Args:
@@ -31,59 +42,78 @@ def make(directory: Path, cells: tuple[str, ...], arches: tuple[Architecture, ..
         arches: for which architectures.
 
     Returns:
-        The directory of their profiles.
+        The directory of their profiles: the real ones, but for the addresses and keys of the repositories.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        place = directory / _key()
-        place.mkdir(exist_ok=True)
-        for old in directory.iterdir():
-            if old.is_dir() and old != place:
-                shutil.rmtree(old)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
         for era in sorted({CELLS[cell] for cell in cells}):
-            _make_set(place, era, arches)
+            _make_set(directory, era, arches)
         for cell in cells:
-            _make_cell(place, cell, arches)
-    return place / "profiles"
+            _make_cell(directory, cell, arches)
+    return directory / "profiles"
 
 
-def _key() -> str:
-    """Return a digest of the code and of the profiles: another stand-in when they change."""
+def repositories(directory: Path, cell: str, arch: Architecture) -> Path:
+    """Return the directory of a cell's repositories, each in one called as its id."""
+    return _cell_directory(directory, cell) / arch.rpm
+
+
+def _digest(*paths: Path) -> str:
     total = hashlib.sha256()
-    for file in [*sorted(Path(__file__).parent.rglob("*")), *sorted(PROFILES.glob("*.yaml"))]:
-        if file.is_file() and "__pycache__" not in file.parts:
-            total.update(file.read_bytes())
-    return total.hexdigest()[:16]
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                total.update(file.read_bytes())
+    return total.hexdigest()[:12]
 
 
-def _make_set(place: Path, era: str, arches: tuple[Architecture, ...]) -> None:
-    if all((place / f"{era}-{arch}").is_dir() for arch in arches):
+def _set_directory(directory: Path, era: str, arch: Architecture) -> Path:
+    return directory / f"set-{era}-{arch}-{_digest(*(HERE / name for name in SET_CODE))}"
+
+
+def _cell_directory(directory: Path, cell: str) -> Path:
+    name, _, release = cell.partition(":")
+    inputs = [HERE / name for name in (*SET_CODE, "vendor.py")] + [PROFILES / f"{name}.yaml"]
+    return directory / f"cell-{name}-{release}-{_digest(*inputs)}"
+
+
+def _remove_others(wanted: Path) -> None:
+    """Remove what was made by other code."""
+    for path in wanted.parent.glob(f"{wanted.name.rpartition('-')[0]}-*"):
+        if path != wanted:
+            shutil.rmtree(path)
+
+
+def _make_set(directory: Path, era: str, arches: Sequence[Architecture]) -> None:
+    missing = [arch for arch in arches if not _set_directory(directory, era, arch).is_dir()]
+    if not missing:
         return
-    work = place / f".{era}"
+    work = directory / f".{era}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    for arch, made in sets.make(sets.ERAS[era], arches, work).items():
-        target = place / f"{era}-{arch}"
+    for arch, made in sets.make(sets.ERAS[era], missing, work).items():
+        target = _set_directory(directory, era, arch)
+        _remove_others(target)
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
     shutil.rmtree(work)
 
 
-def _make_cell(place: Path, cell: str, arches: tuple[Architecture, ...]) -> None:
+def _make_cell(directory: Path, cell: str, arches: Sequence[Architecture]) -> None:
     name, _, release = cell.partition(":")
-    described = profiles.load(PROFILES / f"{name}.yaml")
-    repositories, written = place / "repositories", place / "profiles"
-    for needed in (repositories, written):
-        needed.mkdir(exist_ok=True)
-    homes = place / f"key-{name}"
-    key = vendor.make_key(homes, f"{described.title} stand-in") if not homes.exists() else vendor.read_key(homes)
+    described, place = profiles.load(PROFILES / f"{name}.yaml"), _cell_directory(directory, cell)
+    _remove_others(place)
+    place.mkdir(exist_ok=True)
+    home = place / "key"
+    key = vendor.read_key(home) if home.exists() else vendor.make_key(home, f"{described.title} stand-in")
     for arch in arches:
-        target = repositories / f"{name}-{release}" / arch.rpm
-        if not (target / "done").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            vendor.publish(described, release, arch, place / f"{CELLS[cell]}-{arch}", key, target)
-            (target / "done").touch()
-    releases = tuple(other.partition(":")[2] for other in CELLS if other.startswith(f"{name}:"))
-    vendor.stand_in_profile(PROFILES / f"{name}.yaml", releases, repositories, key, written)
+        target = place / arch.rpm
+        if not target.exists():
+            half = place / f".{arch.rpm}"
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            vendor.publish(described, release, arch, _set_directory(directory, CELLS[cell], arch), key, half)
+            half.rename(target)
+    (directory / "profiles").mkdir(exist_ok=True)
+    vendor.stand_in_profile(PROFILES / f"{name}.yaml", release, place, key, directory / "profiles")

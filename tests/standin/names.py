@@ -47,28 +47,36 @@ MOVED = (
     (re.compile(r"^(usr/lib/systemd/system)/chrony\.service$"), r"\1/chronyd.service"),
 )
 GRUB_PROGRAMS = "mkconfig|probe|mkrelpath|editenv|script-check|file|mount|install|reboot|set-default|mkimage|bios-setup"
+GRUB_SCRIPTS = r"usr/s?bin/grub-(mkconfig|reboot|set-default)|usr/share/grub/grub-mkconfig_lib|etc/grub\.d/\w+"
+UNITS = r"usr/lib/systemd/system"
+CLOUD_INIT = r"usr/lib/python3/dist-packages/cloudinit"
 # Path -> what is said otherwise in it.
 REWRITTEN: tuple[tuple[re.Pattern[str], tuple[tuple[str, str], ...]], ...] = (
-    (re.compile(r"^usr/lib/rpm/macros$"), ((r"(?m)^%_dbpath\s.*$", "%_dbpath /var/lib/rpm"),)),
+    (re.compile("usr/lib/rpm/macros$"), ((r"(?m)^%_dbpath\s.*$", "%_dbpath /var/lib/rpm"),)),
     (
-        re.compile(r"^(usr/s?bin/grub-(mkconfig|reboot|set-default)|usr/share/grub/grub-mkconfig_lib|etc/grub\.d/\w+)$"),
-        ((rf"\bgrub-({GRUB_PROGRAMS})\b(?!_)", r"grub2-\1"), (r"/boot/grub\b", "/boot/grub2"), (r"/initrd\.img-", "/initramfs-"),
-         (r"\binitrd\.img-\$", "initramfs-$")),
+        re.compile(f"({GRUB_SCRIPTS})$"),
+        (
+            (rf"\bgrub-({GRUB_PROGRAMS})\b(?!_)", r"grub2-\1"),
+            (r"/boot/grub\b", "/boot/grub2"),
+        ),
     ),
-    # As upstream's unit has it for the RHEL family: hostnamectl is what sets the name there.
+    # As upstream's units have it for the RHEL family: hostnamectl sets the name there, NetworkManager the addresses.
     (
-        re.compile(r"^usr/lib/systemd/system/cloud-init(-local)?\.service$"),
+        re.compile(rf"{UNITS}/cloud-init(-local)?\.service$"),
         (("Before=sysinit.target\n", ""), (r"(?m)^\[Unit\]$", "[Unit]\nRequires=dbus.socket\nAfter=dbus.socket")),
     ),
     (
-        re.compile(r"^usr/lib/systemd/system/cloud-init\.service$"),
+        re.compile(rf"{UNITS}/cloud-init\.service$"),
         ((r"(?m)^\[Unit\]$", "[Unit]\nAfter=NetworkManager.service NetworkManager-wait-online.service"),),
     ),
     # As the vendors' own packages: upstream's renderer refuses systems that it does not know.
-    (re.compile(r"^usr/lib/python3/dist-packages/cloudinit/net/sysconfig\.py$"), ((r"KNOWN_DISTROS = \[", "KNOWN_DISTROS = ['linux', "),)),
-    (re.compile(r"^usr/lib/systemd/system/ssh\.service$"), ((r"Alias=sshd\.service\n", ""),)),
-    (re.compile(r"^usr/lib/systemd/system/chrony\.service$"), ((r"Alias=chronyd\.service\n", ""),)),
-)  # fmt: skip
+    (
+        re.compile(rf"{CLOUD_INIT}/net/sysconfig\.py$"),
+        ((r"KNOWN_DISTROS = \[", "KNOWN_DISTROS = ['linux', "),),
+    ),
+    (re.compile(rf"{UNITS}/ssh\.service$"), ((r"Alias=sshd\.service\n", ""),)),
+    (re.compile(rf"{UNITS}/chrony\.service$"), ((r"Alias=chronyd\.service\n", ""),)),
+)
 # Users and groups by the package that makes them; who is in no table is in /etc/passwd from the start.
 USERS = {
     "_chrony": "chrony",
@@ -95,7 +103,11 @@ GROUPS = {
 }
 # Services whose packages apply the presets.
 PRESET = {
-    "NetworkManager": ("NetworkManager.service", "NetworkManager-dispatcher.service", "NetworkManager-wait-online.service"),
+    "NetworkManager": (
+        "NetworkManager.service",
+        "NetworkManager-dispatcher.service",
+        "NetworkManager-wait-online.service",
+    ),
     "chrony": ("chronyd.service",),
     "cloud-init": ("cloud-init-local.service", "cloud-init.service", "cloud-config.service", "cloud-final.service"),
     "docker-engine": ("docker.service",),
@@ -113,16 +125,20 @@ GENERATED = (
     (r"etc/(nfs|idmapd)\.conf$", "nfs-utils"),
     (r"usr/lib/locale/", "glibc-common"),
     (r"(usr/lib/modules|boot)/", "kernel-core"),
-    (r"etc/(passwd|group|shadow|gshadow|shells|profile|environment|inputrc|networks|hosts.*|subuid|subgid|motd)$", "setup"),
+    (
+        r"etc/(passwd|group|shadow|gshadow|shells|profile|environment|inputrc|networks|hosts.*|subuid|subgid|motd)$",
+        "setup",
+    ),
     (r"(root|etc/skel)/\.", "setup"),
     (r"var/lib/(polkit-1|NetworkManager)", "polkit"),
 )
+# What is this machine's or Debian's alone, or made by each machine itself.
 LEFT_OUT = re.compile(
-    r"(boot/(initrd|initramfs)|dev/|etc/(sysctl\.conf$|apt|dpkg|rc\d\.d|rcS\.d|init\.d|runit|xml|sgml|python3/debian_config|debian_version|issue|issue\.net|"
-    r"hostname|resolv\.conf|machine-id|mtab|fstab|locale\.gen|modules$|ld\.so\.cache|\.pwd\.lock|timezone|"
-    r"os-release$|systemd/(system|user)/|ssh/ssh_host_|cron\.|kernel/(postinst|postrm|install)\.d|apparmor\.d|(passwd|group|shadow|gshadow|subuid|subgid)-$|"
-    r"initramfs-tools|update-motd\.d|default/locale|update-manager|alternatives/README)|"
-    r"initrd\.img|vmlinuz|usr/lib/os-release|usr/share/(doc|info|lintian|locale|man|"
-    r"bug|initramfs-tools|apport)/|usr/lib/udev/hwdb\.bin|usr/lib/init/|var/(cache|backups|lib/(apt|dpkg|ucf|pam|systemd|usbutils)|log|tmp|spool)/|"
-    r"run/|proc/|sys/|tmp/)"
+    r"(boot/(initrd|initramfs)|dev/|proc/|run/|sys/|tmp/|initrd\.img|vmlinuz|"
+    r"etc/(apparmor\.d|apt|cron\.|debian_version|default/locale|dpkg|fstab|hostname|init\.d|initramfs-tools|issue|"
+    r"kernel/(install|postinst|postrm)\.d|ld\.so\.cache|locale\.gen|machine-id|modules$|mtab|os-release$|"
+    r"(passwd|group|shadow|gshadow|subuid|subgid)-$|\.pwd\.lock|python3/debian_config|rc\d\.d|rcS\.d|resolv\.conf|runit|"
+    r"sgml|ssh/ssh_host_|sysctl\.conf$|systemd/(system|user)/|timezone|update-motd\.d|xml)|"
+    r"usr/lib/(init/|os-release|udev/hwdb\.bin)|usr/share/(bug|doc|info|lintian|locale|man)/|"
+    r"var/(backups|cache|log|spool|tmp|lib/(apt|dpkg|pam|systemd|ucf|usbutils))/)"
 )

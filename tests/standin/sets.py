@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,18 @@ KERNEL_SCRIPTS = {
 }  # fmt: skip
 
 
-def make(era: Era, arches: tuple[Architecture, ...], work: Path) -> dict[Architecture, Path]:
+GRUB_MODULES = (
+    "all_video boot chain configfile echo efifwsetup ext2 fat gzio halt linux loadenv minicmd normal part_gpt "
+    "part_msdos reboot regexp search search_fs_file search_fs_uuid search_label serial sleep terminal test true xfs"
+)
+
+
+def make(era: Era, arches: Sequence[Architecture], work: Path) -> dict[Architecture, Path]:
     """Build the packages of an era.
 
     Args:
         era: which.
-        arches: for which architectures; this machine's own is made in any case.
+        arches: for which architectures.
         work: an empty directory.
 
     Returns:
@@ -63,11 +69,10 @@ def make(era: Era, arches: tuple[Architecture, ...], work: Path) -> dict[Archite
         found = debian.unpacked(era.debian, root, debs, OWN, arch)
         specs.complete(root, found, own, OWN, arch)
         trees[arch] = (root, found)
-    made = {}
-    for arch, (root, found) in trees.items():
-        made[arch] = work / f"set-{arch}"
-        _make_one(era, arch, root, found, made[arch])
-    return made
+    for arch in arches:
+        root, found = trees[arch]
+        _make_one(era, arch, root, found, work / f"set-{arch}")
+    return {arch: work / f"set-{arch}" for arch in arches}
 
 
 def _make_one(era: Era, arch: Architecture, root: Path, debs: list[debian.Deb], target: Path) -> None:
@@ -87,7 +92,7 @@ def _make_one(era: Era, arch: Architecture, root: Path, debs: list[debian.Deb], 
 
 def _add_kernel_scripts(rpm: cut.Rpm, version: str, era: Era) -> None:
     rpm.scripts = {section: text.format(version) for section, text in KERNEL_SCRIPTS[era.boot].items()}
-    rpm.requires |= {"dracut", "grub2-tools", "systemd-udev"}
+    rpm.requires |= {"dracut", "grub2-tools", "systemd-udev", "bash", "coreutils"}
 
 
 def _make_other_kernel(era: Era, arch: Architecture, deb: Path, target: Path) -> None:
@@ -106,17 +111,15 @@ def _make_other_kernel(era: Era, arch: Architecture, deb: Path, target: Path) ->
     if not era.boot:
         for name in ("vmlinuz", "config", "System.map"):
             (root / f"boot/{name}-{version}").rename(root / f"usr/lib/modules/{version}/{name}")
-    paths = [str(Path(place).relative_to(root) / name) for place, below, files in os.walk(root) for name in [*below, *files]]
-    fixed = {"usr", "boot", "usr/lib", "usr/lib/modules"}
-    rpm = cut.Rpm("kernel-core", deb.name.split("_")[1], set(), ("kernel", "kernel-modules"), [p for p in paths if p not in fixed])
+    paths = [path for path in cut.walk(root) if path not in {"usr", "boot", "usr/lib", "usr/lib/modules"}]
+    rpm = cut.Rpm("kernel-core", deb.name.split("_")[1], set(), ("kernel", "kernel-modules"), paths)
     _add_kernel_scripts(rpm, version, era)
-    rpm.requires = set()
     specs.build(root, {"kernel-core": rpm}, target / "updates", arch, era.payload, specs.Accounts({}, {}))
     shutil.rmtree(root)
 
 
 def _keep_boot_loaders(root: Path, arch: Architecture, target: Path) -> None:
-    """Keep the signed shim, and make GRUB's modules into what vendors sign: an image for each vendor is made of them."""
+    """Keep the signed shim and GRUB's modules: what a vendor signs is made of them."""
     for path in ("usr/lib/shim", f"usr/lib/grub/{arch.grub_efi}"):
         if (root / path).is_dir():
             shutil.copytree(root / path, target / path)
@@ -126,9 +129,6 @@ def grub_image(modules: Path, arch: Architecture, vendor: str, target: Path) -> 
     """Make GRUB's EFI image as a vendor ships it: its prefix is the vendor's own directory."""
     words = ["grub-mkimage", f"--format={arch.grub_efi}", f"--directory={modules}", f"--prefix=/EFI/{vendor}"]
     words += [f"--output={target}"]
-    wanted = (
-        "all_video boot chain configfile echo efifwsetup ext2 fat gzio halt linux loadenv minicmd normal part_gpt part_msdos "
-        "reboot regexp search search_fs_file search_fs_uuid search_label serial sleep terminal test true xfs"
-    ).split()
+    wanted = GRUB_MODULES.split()
     there = [name for name in wanted if (modules / f"{name}.mod").exists()]
     subprocess.run([*words, *there], check=True, capture_output=True)

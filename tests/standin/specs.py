@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.arch import Architecture
-from tests.standin import names
-from tests.standin.cut import Rpm, is_directory, made_by_scripts, mode_of
+from tests.standin import cut, names
+from tests.standin.cut import Rpm, is_directory, mode_of
 from tests.standin.debian import TRIPLETS, Deb, run
 
 FILES = Path(__file__).parent / "files"
+PLUGINS = "usr/lib/kernel/install.d"
 BUILD_TIME = "1700000000"
 ACCOUNT_FILES = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow")
 HEADER = """\
@@ -71,7 +72,7 @@ def _foreign(text: str, own: Architecture, arch: Architecture) -> str:
 def _copy(source: Path, target: Path, own: Architecture, arch: Architecture) -> None:
     if source.is_symlink():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(_foreign(os.readlink(source), own, arch))
+        target.symlink_to(_foreign(str(source.readlink()), own, arch))
     elif source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
     elif not source.read_bytes()[:4].startswith(b"\x7fELF"):
@@ -96,23 +97,20 @@ def dress(root: Path, kernel: str, *, boot: bool) -> None:
             _write(root, path, text)
             for stale in (root / path).parent.glob(f"__pycache__/{Path(path).stem}.*.pyc"):
                 stale.unlink()
-    for path in [str(file.relative_to(root)) for place in ("usr/bin", "usr/sbin", "usr/lib/systemd/system")
-                 for file in (root / place).iterdir()]:  # fmt: skip
-        moved = path
-        for pattern, new in names.MOVED:
-            moved = pattern.sub(new, moved)
-        if moved != path:
+    for path in everything:
+        if (moved := cut.moved(path)) != path:
             (root / path).rename(root / moved)
-    (root / "usr/bin/sh").unlink(missing_ok=True)
+    (root / "usr/bin/sh").unlink()
     (root / "usr/bin/sh").symlink_to("bash")
-    for path in ACCOUNT_FILES:
+    for path in ACCOUNT_FILES:  # scriptlets add the others
         lines = (root / path).read_text().splitlines(keepends=True)
-        status = (root / path).stat()
-        _write(root, path, "".join(line for line in lines if not made_by_scripts(line.split(":")[0])))
-        os.chown(root / path, status.st_uid, status.st_gid)
-        (root / path).chmod(status.st_mode & 0o7777)
-    for name, place in ({"new-kernel-pkg": "usr/sbin"} if boot else
-                        {"20-grub.install": "usr/lib/kernel/install.d", "50-dracut.install": "usr/lib/kernel/install.d"}).items():  # fmt: skip
+        _write(root, path, "".join(line for line in lines if not cut.made_by_scripts(line.split(":")[0])))
+    _add_kernel_tools(root, kernel, boot=boot)
+
+
+def _add_kernel_tools(root: Path, kernel: str, *, boot: bool) -> None:
+    tools = {"new-kernel-pkg": "usr/sbin"} if boot else dict.fromkeys(("20-grub.install", "50-dracut.install"), PLUGINS)
+    for name, place in tools.items():
         (root / place).mkdir(parents=True, exist_ok=True)
         shutil.copy(FILES / name, root / place / name)
     if not boot:
@@ -158,8 +156,9 @@ def build(root: Path, rpms: Mapping[str, Rpm], target: Path, arch: Architecture,
     words = ["rpmbuild", "-bb", "--noclean", "--buildroot", str(root), "--target", f"{arch.rpm}-linux"]
     defines = {
         "_topdir": str(work / "top"), "_dbpath": str(work / "db"), "_binary_payload": payload, "_rpmdir": str(target),
-        "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm", "__check_files": "%{nil}", "_buildhost": "standin",
-        "use_source_date_epoch_as_buildtime": "1", "_use_internal_dependency_generator": "1",
+        "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm", "__check_files": "%{nil}",
+        "_buildhost": "standin",
+        "use_source_date_epoch_as_buildtime": "1",
     }  # fmt: skip
     for name, value in defines.items():
         words += ["--define", f"{name} {value}"]
@@ -191,7 +190,8 @@ def _section(rpm: Rpm, listing: Path) -> str:
     scripts = "".join(_script(section, body, rpm.name) for section, body in rpm.scripts.items())
     return PACKAGE.format(
         name=rpm.name, version=version, release=release, epoch=f"Epoch: {epoch}\n" if epoch else "",
-        relations="\n".join(relations), scripts=scripts, listing=f" -f {listing}" if rpm.paths else "", debian=rpm.version,
+        relations="\n".join(relations), scripts=scripts,
+        listing=f" -f {listing}" if rpm.paths else "", debian=rpm.version,
     )  # fmt: skip
 
 

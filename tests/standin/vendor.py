@@ -1,4 +1,4 @@
-"""What one vendor has of its own: release package, boot loaders, signing key, repositories, and the profile to match."""
+"""What one vendor has of its own: release package, boot loaders, signing key, repositories, profile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ name={id}
 baseurl={url}
 enabled=1
 gpgcheck=1
-gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-{os}
+gpgkey=file:///etc/pki/rpm-gpg/{key}
 """
 
 
@@ -66,6 +66,10 @@ class Key:
     @property
     def public(self) -> str:
         return run("gpg", "--homedir", self.home, "--armor", "--export", self.fingerprint)
+
+
+def key_name(system: str) -> str:
+    return f"RPM-GPG-KEY-{system}"
 
 
 def make_key(home: Path, name: str) -> Key:
@@ -84,9 +88,8 @@ def read_key(home: Path) -> Key:
 def sign(files: list[Path], key: Key) -> None:
     """Sign packages, two at a time."""
     words = ["rpmsign", "--addsign", "--define", f"_gpg_name {key.fingerprint}", "--define", "__gpg /usr/bin/gpg"]
-    halves = "\0".join(map(str, files))
     listing = key.home / "files"
-    listing.write_text(halves)
+    listing.write_text("\0".join(map(str, files)))
     run("xargs", "--null", "--max-procs=2", "--max-args=40", f"--arg-file={listing}", *words, GNUPGHOME=str(key.home))
 
 
@@ -111,26 +114,22 @@ def publish(profile: Profile, release_name: str, arch: Architecture, packages: P
     _vendor_packages(profile, release_name, arch, packages, key, gathered)
     _check_names(release, arch, gathered)
     ids = [entry.id for entry in release.base.repositories if not entry.arch or arch in entry.arch]
+    sign(sorted(gathered.glob("*.rpm")), key)
     for name in ids:
         (target / name).mkdir()
-    second = target / ids[1] if len(ids) > 1 else target / ids[0]
-    sign(sorted(gathered.glob("*.rpm")), key)
     for file in sorted(gathered.iterdir()):
-        name = file.name.rsplit("-", 2)[0]
-        file.rename((second if ids[:2] == ["BaseOS", "AppStream"] and name in APPSTREAM else target / ids[0]) / file.name)
+        is_app = ids[:2] == ["BaseOS", "AppStream"] and file.name.rsplit("-", 2)[0] in APPSTREAM
+        file.rename(target / ids[int(is_app)] / file.name)
     gathered.rmdir()
-    if (packages / "updates").is_dir():
-        for file in (packages / "updates").iterdir():
-            shutil.copy(file, second)
-            sign([second / file.name], key)
+    updates = [shutil.copy(file, target / ids[-1]) for file in sorted((packages / "updates").glob("*.rpm"))]
+    sign([Path(file) for file in updates], key)
     for name in ids:
         run("createrepo_c", "--quiet", target / name)
-        (target / name / f"RPM-GPG-KEY-{profile.name}").write_text(key.public)
-    (target / f"RPM-GPG-KEY-{profile.name}").write_text(key.public)
 
 
 def _check_names(release: Release, arch: Architecture, rpms: Path) -> None:
-    known = set(run("rpm", "-qp", "--nosignature", "--qf", "%{NAME}\\n[%{PROVIDENAME}\\n]", *sorted(rpms.glob("*.rpm"))).split())
+    words = ["rpm", "-qp", "--nosignature", "--qf", "%{NAME}\\n[%{PROVIDENAME}\\n]"]
+    known = set(run(*words, *sorted(rpms.glob("*.rpm"))).split())
     if missing := {*release.packages, *release.arch[arch].packages} - known:
         raise RuntimeError(f"the stand-in has no {', '.join(sorted(missing))}: add them to tests/standin/names.py")
 
@@ -166,20 +165,22 @@ def _release_package(profile: Profile, release_name: str, key: Key, root: Path) 
     release = profile.releases[release_name]
     base = release.base
     assert isinstance(base, RpmBase)
-    known = {"NAME": profile.title, "PRETTY_NAME": f"{profile.title} {release_name} (stand-in)"} | release.verify.os_release
+    known = {"NAME": profile.title, "PRETTY_NAME": f"{profile.title} {release_name} (stand-in)"}
+    known |= release.verify.os_release
     text = f"{profile.title} release {release_name} ({release.codename})\n"
     files: dict[str, str | bytes] = {
         "usr/lib/os-release": "".join(f'{name}="{value}"\n' for name, value in known.items()),
         f"etc/{profile.name}-release": text,
         "etc/system-release": text,
-        f"etc/pki/rpm-gpg/RPM-GPG-KEY-{profile.name}": key.public,
+        f"etc/pki/rpm-gpg/{key_name(profile.name)}": key.public,
         f"etc/yum.repos.d/{profile.name}.repo": "\n".join(
-            REPO_FILE.format(id=entry.id, url=entry.url, os=profile.name) for entry in base.repositories
+            REPO_FILE.format(id=entry.id, url=entry.url, key=key_name(profile.name)) for entry in base.repositories
         ),
         "etc/rpm/macros.place": f"%_dbpath /{base.database}\n",
     }
     files |= {f"usr/lib/systemd/system-preset/{name}": content for name, content in PRESETS.items()}
-    files |= {path: content.replace("{codename}", release.codename) for path, content in QUIRKS.get(profile.name, {}).items()}
+    for path, content in QUIRKS.get(profile.name, {}).items():
+        files[path] = content.replace("{codename}", release.codename)
     paths = _written(root, files)
     (root / "etc/os-release").symlink_to("../usr/lib/os-release")
     version = release.verify.os_release.get("VERSION_ID", base.releasever)
@@ -208,26 +209,22 @@ def _shim_package(release: Release, arch: Architecture, tree: Path, root: Path) 
     return Rpm(f"shim-{suffix}", "15.8-1", set(), ("shim",), _written(root, files))
 
 
-def stand_in_profile(real: Path, releases: tuple[str, ...], repositories: Path, key: Key, target: Path) -> None:
+def stand_in_profile(real: Path, release_name: str, place: Path, key: Key, target: Path) -> None:
     """Write a profile that is the real one, but for where its packages are and who signed them.
 
     Args:
         real: the profile's file.
-        releases: those that are kept; the first is the default.
-        repositories: directory with ``<os>-<release>/<arch as rpm says>/<repository id>``.
+        release_name: the one release that is kept.
+        place: directory with ``<arch as rpm says>/<repository id>``.
         key: the vendor's.
         target: directory that gets the file.
     """
     data: dict[str, Any] = yaml.safe_load(real.read_text())
-    data["releases"] = {name: data["releases"][name] for name in releases}
-    data["default_release"] = releases[0]
-    for name, release in data["releases"].items():
-        base = release["base"]
-        place = (repositories / f"{data['name']}-{name}").as_uri() + "/$basearch"
-        base["repositories"] = [{**entry, "url": f"{place}/{entry['id']}"} for entry in base["repositories"]]
-        base["keys"] = [f"{(repositories / 'keys').as_uri()}/RPM-GPG-KEY-{data['name']}"]
-        base["fingerprints"] = [key.fingerprint]
-    (repositories / "keys").mkdir(exist_ok=True)
-    (repositories / "keys" / f"RPM-GPG-KEY-{data['name']}").write_text(key.public)
-    # JSON is YAML, and has no anchors whose expansion would have to be readable.
+    release = data["releases"][release_name]
+    base, arches = release["base"], f"{place.as_uri()}/$basearch"
+    base["repositories"] = [{**entry, "url": f"{arches}/{entry['id']}"} for entry in base["repositories"]]
+    base["keys"] = [(place / key_name(data["name"])).as_uri()]
+    base["fingerprints"] = [key.fingerprint]
+    (place / key_name(data["name"])).write_text(key.public)
+    data |= {"releases": {release_name: release}, "default_release": release_name}
     (target / real.name).write_text(yaml.safe_dump(data, sort_keys=False))
