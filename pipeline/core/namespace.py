@@ -257,7 +257,7 @@ def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path, work: Path
     """
     options = ["lowerdir=" + ":".join(_escape(layer) for layer in lower), "index=off", "metacopy=off"]
     options += [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"]
-    if not _is_initial_user_namespace():
+    if not is_initial_user():
         options.append("userxattr")
     try:
         mount("overlay", target, kind="overlay", options=",".join(options))
@@ -273,7 +273,8 @@ def _escape(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def _is_initial_user_namespace() -> bool:
+def is_initial_user() -> bool:
+    """Whether root here is root of the whole machine, and not of a user namespace only."""
     return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 
 

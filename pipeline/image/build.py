@@ -61,6 +61,7 @@ def build(plan: Plan, build_dir: Path, *, refresh: bool = False) -> Built:
             return existing
         log = build_dir / "logs" / f"{plan.name}.log"
         check_machine(plan, cache_root=cache_root(), build_dir=build_dir)
+        media.prepare(plan.medium)
         times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh))
     image = directory / f"{plan.name}.qcow2"
     return Built(directory, image, image.stat().st_size, times)
@@ -309,6 +310,7 @@ def _images(build_dir: Path) -> set[str]:
 def _clear_cache() -> int:
     with Cache(cache_root()) as cache:
         freed = cache.clear()
+    media.forget()
     return freed + sum(deb.clear_packages(_package_cache(family)) for family in ("deb", "rpm"))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pipeline.core.errors import DependencyError, ToolError
@@ -69,6 +71,19 @@ def inspect(image: Path, *, accelerated: bool) -> Inspection:
         return _look(handle, image)
 
 
+def bindings() -> ModuleType:
+    """Return the module ``guestfs``.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("guestfs")
+    except ImportError as error:
+        hint = "install python3-guestfs (RHEL family: python3-libguestfs); .venv must be on the system's Python"
+        raise DependencyError("the libguestfs bindings for Python are not installed", hint=hint) from error
+
+
 @contextlib.contextmanager
 def launched(
     image: Path, *, accelerated: bool = False, appliance: Path | None = None, scratch: Path | None = None
@@ -78,7 +93,7 @@ def launched(
     Args:
         image: a qcow2.
         accelerated: whether KVM is known to work; if not, the appliance is emulated.
-        appliance: where its appliance is kept; its own place if None.
+        appliance: directory of a finished appliance; libguestfs makes and keeps its own if None.
         scratch: directory for its temporary files; its own place if None.
 
     Yields:
@@ -88,18 +103,14 @@ def launched(
         DependencyError: libguestfs is not installed.
         ToolError: libguestfs cannot read the image.
     """
-    try:
-        import guestfs
-    except ImportError as error:
-        hint = "install python3-guestfs (RHEL family: python3-libguestfs); .venv must be on the system's Python"
-        raise DependencyError("the libguestfs bindings for Python are not installed", hint=hint) from error
+    guestfs = bindings()
     # Direct: no libvirt in between. The setting is libguestfs's own way to say "do not use KVM" (guestfs(3)).
     os.environ["LIBGUESTFS_BACKEND"] = "direct"
     os.environ["LIBGUESTFS_BACKEND_SETTINGS"] = "" if accelerated else "force_tcg"
     handle = guestfs.GuestFS(python_return_dict=True)
     try:
         if appliance is not None:
-            handle.set_cachedir(str(appliance))
+            handle.set_path(str(appliance))
         if scratch is not None:
             handle.set_tmpdir(str(scratch))
         handle.add_drive_opts(str(image), format="qcow2", readonly=1)

@@ -56,6 +56,7 @@ def make(place: Path, found: Medium, asked: Request, name: str = "made") -> Path
             return store.obtain("base", {"name": name}, fill).path
 
     with progress.session(place / f"{name}.log"):
+        media.prepare(found)
         return namespace.run_private(work)
 
 

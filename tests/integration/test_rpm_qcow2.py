@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import quality
 from pipeline.core import namespace, progress
 from pipeline.core.errors import InputError, ToolError
 from pipeline.image.bases import probe, rpm
 from tests.integration import media, rpms
+from tests.integration.ordinary import OrdinaryUser
 from tests.integration.rpms import Distribution
+from tests.integration.test_rpm_base import digest
 from tests.integration.test_rpm_rootfs import asked, tarball
 
 guestfs = pytest.importorskip("guestfs")
@@ -33,9 +37,11 @@ UUID={esp} /boot/efi vfat defaults 0 0
 """
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(scratch: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(scratch / "xdg-qcow2"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +132,36 @@ def disks(system: Path, scratch: Path) -> Iterator[dict[str, Path]]:
         file.unlink()
 
 
-def test_a_cloud_image_is_read_completed_and_slimmed(
-    disks: dict[str, Path], tiny: Distribution, tmp_path: Path
+@pytest.fixture(scope="module")
+def made(disks: dict[str, Path], tiny: Distribution, scratch: Path) -> Path:
+    """The cloud image, made into a tree."""
+    place = scratch / "made"
+    place.mkdir()
+    return media.make(place, media.resolved("qcow2", disks["cloud"]), asked(tiny))
+
+
+# Run by another user, so it is a program of its own.
+MAKE = f"""
+import sys
+sys.path.insert(0, {str(quality.ROOT)!r})
+from pathlib import Path
+from tests.integration import media
+from tests.integration.test_rpm_base import digest
+from tests.integration.test_rpm_rootfs import WANTED
+request = media.request(media.base(sys.argv[2]), repositories=media.repository(Path(sys.argv[4])), packages=WANTED)
+print(digest(media.make(Path(sys.argv[3]), media.resolved("qcow2", Path(sys.argv[1])), request)))
+"""
+
+
+def test_an_ordinary_user_makes_the_same_tree(
+    made: Path, disks: dict[str, Path], tiny: Distribution, ordinary: OrdinaryUser
 ) -> None:
-    made = media.make(tmp_path, media.resolved("qcow2", disks["cloud"]), asked(tiny))
+    result = ordinary.run([sys.executable, "-c", MAKE, disks["cloud"], tiny.key, ordinary.directory, tiny.repository])
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.splitlines()[-1] == digest(made)
+
+
+def test_a_cloud_image_is_read_completed_and_slimmed(made: Path) -> None:
     root = made / "tree"
     assert (root / "etc/greeting").exists()  # what was lacking
     rows = {row["name"] for row in json.loads((made / "packages.json").read_text())}

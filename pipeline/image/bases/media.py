@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pipeline.core import cache
 from pipeline.core.errors import InputError
+from pipeline.image import tree
 from pipeline.image.bases import iso, medium, probe, qcow2, rootfs
 from pipeline.image.bases.medium import Kind, Medium, Request
 
@@ -49,6 +51,23 @@ def resolve(kind: str, path: Path | None, *, family: str) -> Medium | None:
     known = next(name for name in MAKERS if name == kind)
     size = path.stat().st_size if path.is_file() else 0
     return Medium(kind=known, path=path.absolute(), digest=DIGESTS[known](path), size=size)
+
+
+def prepare(found: Medium | None) -> None:
+    """Make what reading a medium needs; to be called outside of the private namespace.
+
+    Raises:
+        DependencyError: something is missing on this machine.
+        ToolError: it cannot be made.
+    """
+    if found is not None and found.kind == "qcow2":
+        qcow2.prepare()
+
+
+def forget() -> None:
+    """Remove what is kept of media beside the cache's entries: digests, and libguestfs's appliance."""
+    for name in (medium.MEMORY, qcow2.APPLIANCE):
+        tree.remove_below(cache.cache_root() / name)
 
 
 def make(found: Medium, request: Request, target: Path, *, workspace: Path, package_cache: Path) -> None:

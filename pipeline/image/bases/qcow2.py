@@ -7,17 +7,19 @@ Sources: guestfs(3), QEMU's docs/interop/qcow2.txt.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import cache, progress
+from pipeline.core import cache, namespace, process, progress
+from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
 from pipeline.image.bases import complete, medium, unpack
 from pipeline.image.bases.medium import Medium, Request
-from pipeline.image.inspect import launched
+from pipeline.image.inspect import bindings, launched
 
 MAGIC = b"QFI\xfb"
 EXTERNAL_DATA = 1 << 2  # a bit of the incompatible features
@@ -74,16 +76,32 @@ def _read(path: Path, archive: Path, workspace: Path) -> None:
         handle.tar_out("/", str(archive), xattrs=True, excludes=list(EXCLUDED))
 
 
-def _appliance() -> Path | None:
-    """Return where libguestfs keeps its appliance; None for its own place.
+def prepare() -> None:
+    """Make libguestfs's appliance for an ordinary user; to be called outside of the private namespace.
 
-    In the private namespace of an ordinary user we seem to be root, and libguestfs refuses what it finds in root's.
+    It is made of this machine's own programs. In the namespace they seem to be nobody's, and so would be those in the
+    appliance: its mount, which is setuid, could not mount anything.
+
+    Raises:
+        DependencyError: libguestfs is not installed.
+        ToolError: this user may not read what it is made of, such as the kernel in /boot.
     """
-    if "0 4294967295" in " ".join(Path("/proc/self/uid_map").read_text().split()[1:]):
-        return None
+    if os.geteuid() == 0:
+        return
+    source = Path(bindings().GuestFS().get_path().partition(":")[0]) / "supermin.d"
     place = cache.cache_root() / APPLIANCE
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return place
+    words: list[process.Argument] = ["supermin", "--build", "--if-newer", "--lock", place / "lock", "--copy-kernel"]
+    words += ["-f", "ext2", "--host-cpu", Architecture.host().rpm, source, "-o", place / "appliance.d"]
+    process.run(words, what="making the appliance of libguestfs")
+    (place / "appliance.d/README.fixed").touch()  # by this libguestfs knows a finished one
+
+
+def _appliance() -> Path | None:
+    """Return the appliance that was prepared; None where libguestfs may use its own."""
+    if namespace.is_initial_user():
+        return None
+    return cache.cache_root() / APPLIANCE / "appliance.d"
 
 
 def _only_system(handle: Any, path: Path) -> str:  # noqa: ANN401  the bindings have no types
