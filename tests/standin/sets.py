@@ -67,7 +67,7 @@ def make(era: Era, arches: Sequence[Architecture], work: Path) -> dict[Architect
     for arch in set(arches) - {OWN}:
         root = work / arch
         found = debian.unpacked(era.debian, root, debs, OWN, arch)
-        specs.complete(root, found, own, OWN, arch)
+        specs.complete(root, own, debs, OWN, arch)
         trees[arch] = (root, found)
     for arch in arches:
         root, found = trees[arch]

@@ -47,8 +47,16 @@ Cut from Debian {debian}.
 """
 
 
-def complete(root: Path, debs: Sequence[Deb], configured: Path, own: Architecture, arch: Architecture) -> None:
-    """Give an unpacked tree what maintainer scripts have made in the configured one: generated files, owners, modes."""
+def complete(root: Path, configured: Path, debs: Sequence[Deb], own: Architecture, arch: Architecture) -> None:
+    """Give an unpacked tree what maintainer scripts have made in the configured one: generated files, owners, modes.
+
+    Args:
+        root: the unpacked tree.
+        configured: the other one.
+        debs: what the configured tree is made of: their own files are not generated.
+        own: its architecture.
+        arch: that of the unpacked tree.
+    """
     brought = {path for deb in debs for path in deb.paths}
     for directory, below, files in os.walk(configured):
         place = Path(directory).relative_to(configured)
@@ -57,7 +65,9 @@ def complete(root: Path, debs: Sequence[Deb], configured: Path, own: Architectur
             if names.LEFT_OUT.match(path) or path.startswith(("boot/", "usr/lib/modules/")):
                 continue
             target = root / _foreign(path, own, arch)
-            if not os.path.lexists(target) and str(target.relative_to(root)) not in brought:
+            if is_directory(target) and (configured / path).is_symlink():  # /var/run and its like
+                target.rmdir()
+            if not os.path.lexists(target) and path not in brought:
                 _copy(configured / path, target, own, arch)
             if os.path.lexists(target) and not target.is_symlink():
                 status = (configured / path).lstat()
