@@ -57,6 +57,12 @@ def _directory(os: str, release: str, arch: str, profiles: str) -> Path:
     return BUILD / f"{os}-{release or profile.find(os, Path(profiles)).default_release}-{_arch(arch)}"
 
 
+def _accelerated() -> bool:
+    from pipeline import lab
+
+    return lab.choose_accelerator(_arch("")).kind is lab.Kind.KVM
+
+
 @task(
     help=WHICH
     | {
@@ -90,7 +96,7 @@ def build(
     if dry_run:
         print(image.plan_text(plan))
         return
-    built = image.build(plan, BUILD, refresh=refresh)
+    built = image.build(plan, BUILD, refresh=refresh, accelerated=_accelerated)
     print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
 
 
@@ -254,11 +260,10 @@ def inspect(_context: Context, os: str = "debian", release: str = "", arch: str 
 
     Example: ./invoke inspect --arch arm64
     """
-    from pipeline import image, lab
+    from pipeline import image
 
     directory = _directory(os, release, arch, profiles)
-    accelerated = lab.choose_accelerator(_arch("")).kind is lab.Kind.KVM
-    found = image.inspect(directory / f"{directory.name}.qcow2", accelerated=accelerated)
+    found = image.inspect(directory / f"{directory.name}.qcow2", accelerated=_accelerated())
     print(image.inspection_text(found))
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,16 @@ class Built:
     times: tuple[StepTime, ...]
 
 
-def build(plan: Plan, build_dir: Path, *, refresh: bool = False) -> Built:
+def build(
+    plan: Plan, build_dir: Path, *, refresh: bool = False, accelerated: Callable[[], bool] = lambda: False
+) -> Built:
     """Build an image, unless what is there was built from the same plan.
 
     Args:
         plan: from :func:`pipeline.image.plan.resolve`.
         build_dir: directory that holds all images.
         refresh: ask the package sources again, even if nothing else has changed.
+        accelerated: finds out whether KVM works; asked only for a cloud image, which is read faster then.
 
     Raises:
         PipelineError: with the cause and the next action; nothing half written is left.
@@ -62,7 +65,8 @@ def build(plan: Plan, build_dir: Path, *, refresh: bool = False) -> Built:
         log = build_dir / "logs" / f"{plan.name}.log"
         check_machine(plan, cache_root=cache_root(), build_dir=build_dir)
         media.prepare(plan.medium)
-        times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh))
+        fast = plan.medium is not None and plan.medium.kind == "qcow2" and accelerated()
+        times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh, accelerated=fast))
     image = directory / f"{plan.name}.qcow2"
     return Built(directory, image, image.stat().st_size, times)
 
@@ -97,11 +101,11 @@ def _only_one(build_dir: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[StepTime, ...]:
+def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated: bool) -> tuple[StepTime, ...]:
     with progress.session(log) as session, Cache(cache_root()) as cache, cache.workspace() as workspace:
         progress.log(json.dumps(plan.inputs, indent=1))
         with progress.step("base"):
-            base = _base(plan, cache, workspace, refresh=refresh)
+            base = _base(plan, cache, workspace, refresh=refresh, accelerated=accelerated)
         origin = json.loads((base.path / "origin.json").read_text())
         epoch = origin["epoch"]
         if isinstance(plan.release.base, RpmBase):
@@ -142,7 +146,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool) -> tuple[St
         return session.times
 
 
-def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
+def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool, accelerated: bool) -> Entry:
     def make(target: Path) -> None:
         check_sources(plan, cache_root=cache_root())
         scratch = workspace / "base"
@@ -153,7 +157,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
                 workspace=scratch, package_cache=_package_cache("deb"),
             )  # fmt: skip
         else:
-            _make_rpm(plan, plan.release.base, target, scratch)
+            _make_rpm(plan, plan.release.base, target, scratch, accelerated=accelerated)
         origin = json.loads((target / "origin.json").read_text())
         origin["epoch"] = plan.epoch if plan.epoch is not None else origin["epoch"]
         tree.clamp_times(target / "tree", origin["epoch"])
@@ -163,7 +167,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool) -> Entry:
     return _remarked(cache.obtain("base", plan.base_inputs, make, fresh=refresh))
 
 
-def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path) -> None:
+def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path, *, accelerated: bool) -> None:
     request = Request(
         name=f"{plan.title} {plan.release_name}",
         base=base,
@@ -172,6 +176,7 @@ def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path) -> None:
         repositories=plan.repositories,
         os_release=plan.release.verify.os_release,
         codename=plan.release.codename,
+        accelerated=accelerated,
     )
     packages = _package_cache("rpm")
     if plan.medium is not None:

@@ -63,6 +63,7 @@ def system(tiny: Distribution, scratch: Path) -> Path:
         "boot/loader/entries/0a-2.conf": "title Tiny", f"boot/initramfs-{rpms.KERNELS['kernel-old']}.img": "x",
         "var/lib/cloud/instance/datasource": "x", "var/log/journal/0a/system.journal": "x", "swapfile": "x",
         "etc/resolv.conf": "nameserver 192.0.2.1", "root/anaconda-ks.cfg": "x", "etc/hostname": "builder",
+        "boot/grub2/i386-pc/core.img": "x",
         "etc/sysconfig/network-scripts/ifcfg-eth0": "HWADDR=52:54:00:00:00:01", "var/cache/dnf/x": "x",
     }.items():  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def test_a_cloud_image_is_read_completed_and_slimmed(made: Path) -> None:
     assert (root / "boot/efi/EFI/Tiny/shim.efi").is_file()  # from the ESP
     for gone in (
         "boot/loader/entries/0a-2.conf", "var/lib/cloud/instance/datasource", "var/log/journal/0a/system.journal",
-        "swapfile", "etc/fstab", "etc/resolv.conf", "root/anaconda-ks.cfg", "var/cache/dnf/x",
+        "swapfile", "etc/fstab", "boot/grub2/i386-pc", "etc/resolv.conf", "root/anaconda-ks.cfg", "var/cache/dnf/x",
         "etc/sysconfig/network-scripts/ifcfg-eth0", "usr/lib/firmware/odd.bin", "lost+found",
     ):  # fmt: skip
         assert not (root / gone).exists(), gone

@@ -69,6 +69,7 @@ class Request:
         repositories: where packages come from that the medium lacks.
         os_release: keys of os-release and the values that the medium must have.
         codename: the release's own name.
+        accelerated: whether virtual machines of this machine's kind are known to run under KVM.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Request:
     repositories: Sequence[Repository] = ()
     os_release: Mapping[str, str] = field(default_factory=dict)
     codename: str = ""
+    accelerated: bool = False
 
 
 def remembered(path: Path, compute: Callable[[], str]) -> str:

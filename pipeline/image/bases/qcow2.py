@@ -58,7 +58,7 @@ def make(found: Medium, request: Request, target: Path, *, workspace: Path, pack
     root.mkdir()
     archive = workspace / "system.tar"
     with progress.step("read disk"):
-        _read(found.path, archive, workspace)
+        _read(found.path, archive, workspace, accelerated=request.accelerated)
     with progress.step("unpack"), unpack.opened(archive, workspace) as opened:
         unpack.apply(opened, root)
     archive.unlink()
@@ -66,9 +66,9 @@ def make(found: Medium, request: Request, target: Path, *, workspace: Path, pack
     complete.complete(found.path, request, target, workspace=workspace, package_cache=package_cache)
 
 
-def _read(path: Path, archive: Path, workspace: Path) -> None:
+def _read(path: Path, archive: Path, workspace: Path, *, accelerated: bool) -> None:
     """Write the file systems of an image's only operating system into an archive."""
-    with launched(path, appliance=_appliance(), scratch=workspace) as handle:
+    with launched(path, accelerated=accelerated, appliance=_appliance(), scratch=workspace) as handle:
         root = _only_system(handle, path)
         mounts = _mount(handle, path, handle.inspect_get_mountpoints(root))
         progress.log(f"mounted: {' '.join(f'{place}={device}' for place, device in mounts.items())}")

@@ -17,14 +17,18 @@ from pipeline.image.boot import newest_first
 FORM = r"%{NAME}\t%{VERSION}-%{RELEASE}.%{ARCH}\n"
 TOOLS_OF_KERNELS = ("kernel-tools", "kernel-headers", "kernel-abi", "kernel-srpm", "kernel-rpm")
 EMPTIED = (
-    "var/cache", "var/lib/NetworkManager", "var/lib/cloud", "var/lib/dhclient", "var/lib/yum", "etc/lvm/archive",
-    "etc/lvm/backup", "etc/lvm/devices", "lost+found",
+    "etc/lvm/archive", "etc/lvm/backup", "etc/lvm/devices", "lost+found", "var/cache", "var/lib/NetworkManager",
+    "var/lib/cloud", "var/lib/dhclient", "var/lib/yum",
 )  # fmt: skip
+# Copies that grub2-install made, which belong to no package; the boot step makes its own.
+MADE_BY_INSTALLERS = tuple(
+    f"boot/{grub}/{platform}" for grub in ("grub2", "grub") for platform in ("i386-pc", "x86_64-efi", "arm64-efi")
+)
 REMOVED = (
-    ".dockerenv", "anaconda-post.log", "etc/NetworkManager/system-connections/*", "etc/adjtime", "etc/crypttab",
-    "etc/fstab", "etc/iscsi/initiatorname.iscsi", "etc/lvm/devices", "etc/mtab.fuselock", "etc/resolv.conf",
-    "etc/sysconfig/network-scripts/ifcfg-[!l]*", "etc/udev/rules.d/70-persistent-*", "root/*-ks.cfg",
-    "root/anaconda-*", "root/original-ks.cfg", "swap.img", "swapfile",
+    ".dockerenv", "anaconda-post.log", "boot/grub2/device.map", "etc/NetworkManager/system-connections/*",
+    "etc/adjtime", "etc/crypttab", "etc/fstab", "etc/iscsi/initiatorname.iscsi", "etc/resolv.conf",
+    "etc/sysconfig/network-scripts/ifcfg-[!l]*", "etc/sysconfig/network-scripts/ifcfg-l[!o]*",
+    "etc/udev/rules.d/70-persistent-*", "root/*-ks.cfg", "root/anaconda-*", "swap.img", "swapfile",
 )  # fmt: skip
 
 
@@ -42,10 +46,17 @@ def slim(root: Path, wanted: Sequence[str]) -> None:
     _remove_firmware(root, wanted)
     for name in EMPTIED:
         tree.remove_files_below(tree.inside(root, name))
-    for pattern in map(Path, REMOVED):
+    for pattern in map(Path, (*REMOVED, *MADE_BY_INSTALLERS)):
         for path in tree.inside(root, str(pattern.parent)).glob(pattern.name):
-            if path.is_symlink() or not path.is_dir():
-                path.unlink()
+            _remove(path, with_directories=str(pattern) in MADE_BY_INSTALLERS)
+
+
+def _remove(path: Path, *, with_directories: bool) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif with_directories:
+        tree.remove_below(path)
+        path.rmdir()
 
 
 def _remove_old_kernels(root: Path) -> None:
@@ -59,10 +70,7 @@ def _remove_old_kernels(root: Path) -> None:
             _erase(root, doomed)
         for path in tree.inside(root, "boot").glob(f"*-{version}*"):
             path.unlink()
-        left = tree.inside(root, f"lib/modules/{version}")
-        if left.is_dir():
-            tree.remove_below(left)
-            left.rmdir()
+        _remove(tree.inside(root, f"lib/modules/{version}"), with_directories=True)
 
 
 def _listed(root: Path, script: str) -> set[tuple[str, str]]:
