@@ -49,12 +49,7 @@ def check(path: Path, root: Path, request: Request) -> None:
     machine = struct.unpack("<H", header[18:20])[0] if header.startswith(b"\x7fELF") else 0
     if (found := MACHINES.get(machine, f"machine {machine}")) != request.arch.rpm:
         raise wrong_arch(path, found, request.arch)
-    check_identity(request, path, probe.os_release(root), _product(root))
-
-
-def _product(root: Path) -> str:
-    file = tree.inside(root, "etc/.productinfo")
-    return file.read_text(errors="replace").strip() if file.is_file() else ""
+    check_identity(request, path, probe.os_release(root), probe.product(root))
 
 
 def complete(path: Path, request: Request, target: Path, *, workspace: Path, package_cache: Path) -> None:

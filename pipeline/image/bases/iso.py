@@ -16,7 +16,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -314,9 +314,9 @@ def opened(medium: Medium, request: Request, workspace: Path) -> Iterator[tuple[
             for package in indexes.packages(fetch)
         ]
         _check_arch(medium.path, request, [package for package, _ in packages])
-        os_release = _os_release(iso, request, packages, workspace)
-        product = (iso.read(".productinfo") or b"").decode("utf-8", "replace")
-        check_identity(request, medium.path, os_release, product.strip())
+        release = _release_package(iso, request, packages, workspace)
+        product = (iso.read(".productinfo") or b"").decode("utf-8", "replace").strip()
+        check_identity(request, medium.path, probe.os_release(release), product or probe.product(release))
         yield found
 
 
@@ -326,10 +326,10 @@ def _check_arch(path: Path, request: Request, packages: Sequence[indexes.Indexed
         raise wrong_arch(path, most, request.arch)
 
 
-def _os_release(
+def _release_package(
     iso: Iso, request: Request, packages: Sequence[tuple[indexes.Indexed, indexes.Fetch]], workspace: Path
-) -> Mapping[str, str]:
-    """Read os-release out of the medium's release package."""
+) -> Path:
+    """Unpack the medium's release package; returns the root of what it brings."""
     wanted = request.base.release_package
     releases = [pair for pair in packages if pair[0].name == wanted]
     if not releases:
@@ -340,8 +340,7 @@ def _os_release(
             hint="choose the medium of that operating system, or another one with --os",
         )
     newest, fetch = max(releases, key=lambda pair: pair[0].built)
-    root = rpmdb.unpacked([fetch(newest.path)], workspace / "release", workspace)
-    return probe.os_release(root)
+    return rpmdb.unpacked([fetch(newest.path)], workspace / "release", workspace)
 
 
 def make(medium: Medium, request: Request, target: Path, *, workspace: Path, package_cache: Path) -> None:

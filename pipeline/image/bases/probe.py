@@ -63,6 +63,12 @@ def os_release(root: Path) -> dict[str, str]:
     return {}
 
 
+def product(root: Path) -> str:
+    """Read what Kylin says of a release and its service pack; empty elsewhere."""
+    file = tree.inside(root, "etc/.productinfo")
+    return file.read_text(errors="replace").strip() if file.is_file() else ""
+
+
 def of_tree(root: Path) -> Probe:
     """Ask a tree; to be called in the private namespace.
 
