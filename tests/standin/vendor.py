@@ -90,7 +90,16 @@ def sign(files: list[Path], key: Key) -> None:
     words = ["rpmsign", "--addsign", "--define", f"_gpg_name {key.fingerprint}", "--define", "__gpg /usr/bin/gpg"]
     listing = key.home / "files"
     listing.write_text("\0".join(map(str, files)))
-    run("xargs", "--null", "--max-procs=2", "--max-args=40", f"--arg-file={listing}", *words, GNUPGHOME=str(key.home))
+    run(
+        "xargs",
+        "--no-run-if-empty",
+        "--null",
+        "--max-procs=2",
+        "--max-args=40",
+        f"--arg-file={listing}",
+        *words,
+        GNUPGHOME=str(key.home),
+    )
 
 
 def publish(profile: Profile, release_name: str, arch: Architecture, packages: Path, key: Key, target: Path) -> None:
