@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core import namespace, process, progress
-from pipeline.core.errors import InputError, PipelineError, ToolError, VerificationError
+from pipeline.core.errors import InputError, PipelineError, VerificationError
 from pipeline.image import tree
 from pipeline.image.bases import dnf, kernels, probe, rpm, rpm_keys, rpmdb, slim
 from pipeline.image.bases.medium import Request, check_identity, wrong_arch
@@ -130,7 +130,7 @@ def _fetch(
         if match := CHOSEN.match(line.strip()):
             chosen.append(f"{match[1]}-{match[3]}.{match[2]}")
 
-    # Not checked by dnf, which would have to write the keys into the database; but by _check_signatures.
+    # Not checked by dnf, which would have to write the keys into the database; but by check_signatures.
     options = ("--downloadonly", "--nogpgcheck", "--debuglevel=10")
     program.install(lacking, *options, binds=[(copy, request.base.database)], on_line=note)
     places = [program.cache, *(item.directory for item in request.repositories if item.directory)]
@@ -138,33 +138,12 @@ def _fetch(
     files = {identity.partition(" ")[0]: (identity, file) for identity, file in _known(candidates, program.home)}
     if missing := sorted(set(chosen) - set(files)):
         raise PipelineError(f"the file of {missing[0]} is not in the cache", hint="try again with an empty cache")
-    _check_signatures([file for _, file in files.values()], keys, workspace)
+    rpm_keys.check_signatures([file for _, file in files.values()], keys, workspace)
     return dict(files.values())
 
 
 def _known(files: Sequence[Path], home: Path) -> Iterable[tuple[str, Path]]:
     return rpmdb.identified(files, home).items()
-
-
-def _check_signatures(files: Sequence[Path], keys: Path, workspace: Path) -> None:
-    """Have rpm check every signature against the pinned keys, and nothing else (rpmkeys(8))."""
-    keyring = workspace / "keyring"
-    keyring.mkdir()
-    words: list[process.Argument] = ["rpmkeys", f"--define=_dbpath {keyring}", "--define=_pkgverify_level all"]
-    process.run([*words, "--import", keys], what="reading the trusted keys")
-    bad: list[str] = []
-
-    def note(line: str) -> None:
-        if "NOT OK" in line:
-            bad.append(line.strip())
-
-    try:
-        process.run([*words, "--checksig", *files], what="checking signatures", on_line=note)
-    except ToolError as error:
-        raise VerificationError(
-            f"{Path(bad[0]).name if bad else 'a package'} is not signed by a key of the profile\n{error.message}",
-            hint="every package must be signed by a key of the profile's 'fingerprints'; ask who made this repository",
-        ) from error
 
 
 def _install(root: Path, files: Path, epoch: int) -> None:

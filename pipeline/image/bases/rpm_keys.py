@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import download, process, progress
-from pipeline.core.errors import DependencyError, NetworkError
+from pipeline.core.errors import DependencyError, NetworkError, ToolError, VerificationError
 from pipeline.image import tree
 from pipeline.image.bases import indexes, rpmdb
 from pipeline.image.bases.repositories import Repository
@@ -67,6 +67,36 @@ def _imported(words: Sequence[process.Argument], files: Sequence[Path]) -> dict[
         process.run([*words, "--import", *files], check=False, what="reading the signing keys")
     listed = process.run([*words, "--with-colons", "--list-keys"], capture=True, what="listing the signing keys")
     return parse(listed.stdout)
+
+
+def check_signatures(files: Sequence[Path], keys: Path, workspace: Path) -> None:
+    """Have rpm check every signature against the pinned keys, and nothing else (rpmkeys(8)).
+
+    Args:
+        files: packages.
+        keys: from :func:`trusted`.
+        workspace: directory for intermediate files.
+
+    Raises:
+        VerificationError: a package is not signed, or by another key, or damaged.
+    """
+    keyring = workspace / "keyring"
+    keyring.mkdir()
+    words: list[process.Argument] = ["rpmkeys", f"--define=_dbpath {keyring}", "--define=_pkgverify_level all"]
+    process.run([*words, "--import", keys], what="reading the trusted keys")
+    bad: list[str] = []
+
+    def note(line: str) -> None:
+        if "NOT OK" in line:
+            bad.append(line.strip())
+
+    try:
+        process.run([*words, "--checksig", *files], what="checking signatures", on_line=note)
+    except ToolError as error:
+        raise VerificationError(
+            f"{Path(bad[0]).name if bad else 'a package'} is not signed by a key of the profile\n{error.message}",
+            hint="every package must be signed by a key of the profile's 'fingerprints'; ask who made this repository",
+        ) from error
 
 
 def in_packages(repositories: Sequence[Repository], workspace: Path) -> list[Path]:
