@@ -100,7 +100,7 @@ def make_rpms(work: Path, key: str, arch: str = ARCH) -> Path:
     Those of another architecture say that they are; their programs are this machine's.
     """
     root, specs = work / "root", SPEC
-    lists: dict[str, list[str]] = {"impossible": [], "filesystem": [], "libraries": []}
+    lists: dict[str, list[str]] = {"impossible": [], "gone": [], "filesystem": [], "libraries": []}
     for link in LINKS:
         (root / "usr" / link).mkdir(parents=True)
         (root / link).symlink_to(f"usr/{link}")

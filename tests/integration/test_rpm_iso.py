@@ -20,6 +20,7 @@ from pipeline.core import namespace
 from pipeline.core.errors import DependencyError, InputError, NetworkError, VerificationError
 from pipeline.image.bases import iso, probe
 from pipeline.image.bases.medium import Medium
+from pipeline.image.bases.repositories import Repository
 from tests.integration import media, rpms
 from tests.integration.ordinary import OrdinaryUser
 from tests.integration.rpms import Distribution
@@ -247,13 +248,13 @@ def test_a_package_that_the_medium_lacks(dvd: Path, tiny: Distribution, tmp_path
 def test_what_the_medium_lacks_may_come_from_a_mirror(tiny: Distribution, tmp_path: Path) -> None:
     extra = tmp_path / "extra"
     extra.mkdir()
-    source = tmp_path / "source"
-    tiny.copy(source)
-    shutil.move(next(source.glob("greeter-*.rpm")), extra)
-    for directory in (source, extra):
+    source = media.split(tiny, tmp_path / "source")
+    shutil.move(next(source.rglob("greeter-*.rpm")), extra)
+    for directory in (source / "BaseOS", source / "AppStream", extra):
         rpms.index(directory)
     found = media.resolved("iso", media.iso(tmp_path / "lacking.iso", source))
-    asked = replace(media.request(media.base(tiny.key)), repositories=tuple(media.repository(extra)))
+    mirror = Repository(id="BaseOS", url=extra.as_uri())  # called as one of the medium's
+    asked = replace(media.request(media.base(tiny.key)), repositories=(mirror,))
     assert (media.make(tmp_path, found, asked) / "tree/etc/greeting").exists()
 
 

@@ -42,7 +42,7 @@ def system(tiny: Distribution, scratch: Path) -> Path:
 
     def make() -> None:
         rpm.make(
-            media.base(tiny.key), media.ARCH, ("bash", "rpm", "odd-firmware"), found, place,
+            media.base(tiny.key), media.ARCH, ("bash", "rpm", "odd-firmware", "gone"), found, place,
             workspace=place / "workspace", package_cache=place / "packages",
         )  # fmt: skip
 
@@ -69,8 +69,10 @@ def asked(tiny: Distribution, repository: Path | None = None, **changes: object)
 
 
 def test_what_is_lacking_is_installed_by_the_trees_own_rpm(archive: Path, tiny: Distribution, tmp_path: Path) -> None:
-    made = media.make(tmp_path, media.resolved("rootfs", archive), asked(tiny))
+    base = media.base(tiny.key, avoid=["gone"])
+    made = media.make(tmp_path, media.resolved("rootfs", archive), asked(tiny, base=base))
     root = made / "tree"
+    assert not (root / "usr/share/tiny/gone").exists()
     assert (root / "etc/greeting").read_text().startswith("hello from ")
     rows = {row["name"]: row for row in json.loads((made / "packages.json").read_text())}
     assert set(rows) == {"tiny-release", "filesystem", "libraries", "bash", "rpm", "greeter", "kernel", "shim"}

@@ -85,7 +85,7 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
                 f"{', '.join(still)} did not get into the tree", hint="see the log of the base step"
             )
     with progress.step("slim"):
-        slim.slim(root, request.packages)
+        slim.slim(root, request.packages, request.base.avoid)
     kernels.finish(root)
     rpmdb.write_packages(target, rpmdb.seen(root), files)
     rpm.write_origin(target, _newest(root, (), workspace))

@@ -276,7 +276,7 @@ def repositories(iso: Iso, proxy: str, digest: str, keys: Sequence[Path] = ()) -
     """
     return tuple(
         Repository(
-            id=name or "medium",
+            id=f"medium-{name}" if name else "medium",  # a mirror may have one of the same name
             url=f"http://{digest[:16]}.{HOST}/{name}".rstrip("/"),
             keys=tuple(keys),
             proxy=proxy,

@@ -32,18 +32,19 @@ REMOVED = (
 )  # fmt: skip
 
 
-def slim(root: Path, wanted: Sequence[str]) -> None:
+def slim(root: Path, wanted: Sequence[str], avoid: Sequence[str] = ()) -> None:
     """Slim a tree; to be called in the private namespace.
 
     Args:
         root: the tree.
         wanted: packages that stay whatever they are.
+        avoid: packages that go, as they would never have been installed from repositories.
 
     Raises:
         ToolError: rpm does not run.
     """
     _remove_old_kernels(root)
-    _remove_firmware(root, wanted)
+    _remove_unwanted(root, wanted, avoid)
     for name in EMPTIED:
         tree.remove_files_below(tree.inside(root, name))
     for pattern in map(Path, (*REMOVED, *MADE_BY_INSTALLERS)):
@@ -84,10 +85,10 @@ def _is_kernel(name: str) -> bool:
     return (name == "kernel" or name.startswith("kernel-")) and not name.startswith(TOOLS_OF_KERNELS)
 
 
-def _remove_firmware(root: Path, wanted: Sequence[str]) -> None:
-    """Remove firmware of devices that a virtual machine does not have."""
-    names = {name for name, _ in _listed(root, f"rpm -qa --qf '{FORM}'")}
-    doomed = sorted(name for name in names - set(wanted) if name.endswith("-firmware"))
+def _remove_unwanted(root: Path, wanted: Sequence[str], avoid: Sequence[str]) -> None:
+    """Remove what the profile avoids, and firmware of devices that a virtual machine does not have."""
+    names = {name for name, _ in _listed(root, f"rpm -qa --qf '{FORM}'")} - set(wanted)
+    doomed = sorted(name for name in names if name in avoid or name.endswith("-firmware"))
     for name in doomed:  # one by one: a kernel may require one of them
         _erase(root, [name])
 
