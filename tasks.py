@@ -203,7 +203,8 @@ def list_images(_context: Context, profiles: str = PROFILES) -> None:
     | {
         "firmware": "bios or uefi (default: both where the architecture has both)",
         "offline": "do not boot; run the part of the suite that needs no running system",
-        "kernel-update": "kernel package for the update test (default: from where the image's packages came)",
+        "kernel-update": "packages of a kernel for the update test, with commas between them (default: from where the "
+        "image's packages came)",
     }
 )
 @command
@@ -226,8 +227,8 @@ def verify(
 
     directory, found = _directory(os, release, arch, profiles), _release(os, release, arch, profiles)
     with progress.session(BUILD / "logs" / f"verify-{directory.name}.log"):
-        update = Path(kernel_update) if kernel_update else None
-        if not kernel_update and not offline:
+        update = tuple(map(Path, filter(None, kernel_update.split(","))))
+        if not update and not offline:
             update = image.other_kernel(found.base, _arch(arch), directory)
         chosen = lab.Firmware.parse(firmware) if firmware else None
         lab.verify(directory, firmware=chosen, offline=offline, kernel_update=update)

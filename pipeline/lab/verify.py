@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def verify(
     *,
     firmware: Firmware | None = None,
     offline: bool = False,
-    kernel_update: Path | None = None,
+    kernel_update: Sequence[Path] = (),
     suite: Path = SUITE,
 ) -> VerifyResult:
     """Run the suite against an image.
@@ -111,8 +112,8 @@ def verify(
         image_dir: what ``invoke build`` made.
         firmware: boot with this only; None for every kind that the architecture has.
         offline: do not boot it; what needs a running system is skipped.
-        kernel_update: kernel package (.deb or .rpm) that is installed in the update test; None to regenerate the
-            initramfs and grub.cfg of the kernel that is there.
+        kernel_update: packages of a kernel (.deb or .rpm) that are installed together in the update test; none to
+            regenerate the initramfs and grub.cfg of the kernel that is there.
         suite: directory of the tests.
 
     Returns:
@@ -154,13 +155,15 @@ def _report_directory(image: images.Image) -> Path:
     return path
 
 
-def _check_options(image: images.Image, firmware: Firmware | None, offline: bool, kernel_update: Path | None) -> None:
+def _check_options(
+    image: images.Image, firmware: Firmware | None, offline: bool, kernel_update: Sequence[Path]
+) -> None:
     if firmware is not None and firmware not in Firmware.of(image.arch):
         raise InputError(f"{image.name} is for {image.arch}, which has no {firmware}", hint="use --firmware uefi")
-    if offline and (firmware is not None or kernel_update is not None):
+    if offline and (firmware is not None or kernel_update):
         raise InputError("an image that is not booted has no firmware and no kernel update", hint="leave --offline out")
-    if kernel_update is not None and not kernel_update.is_file():
-        raise InputError(f"there is no kernel package {kernel_update}", hint="give the path of a .deb or .rpm file")
+    if missing := [str(package) for package in kernel_update if not package.is_file()]:
+        raise InputError(f"there is no kernel package {missing[0]}", hint="give the path of a .deb or .rpm file")
 
 
 def _run_booted(
@@ -169,7 +172,7 @@ def _run_booted(
     directory: Path,
     suite: Path,
     reports: Reports,
-    kernel_update: Path | None,
+    kernel_update: Sequence[Path],
     *,
     full: bool,
 ) -> Run:
@@ -180,7 +183,7 @@ def _run_booted(
         options = [f"--ssh-config={machine.files.ssh_config}", f"--firmware={firmware}"]
         options += [f"--reboot-seconds={machine.accelerator.boot_seconds:.0f}"]
         options += [] if full else ["-m", "not update"]
-        options += [] if kernel_update is None else [f"--kernel-update={kernel_update.absolute()}"]
+        options += [f"--kernel-update={package.absolute()}" for package in kernel_update]
         with progress.step(f"tests over ssh, {'all' if full else 'all but the update'}"):
             run = _run_suite(image, suite, reports, options, boot_seconds)
     _write_boot_times(run, reports, machine.accelerator.kind)

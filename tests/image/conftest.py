@@ -35,7 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tree", type=Path, help="its root file system as a directory: nothing is booted")
     group.addoption("--firmware", choices=["bios", "uefi"], help="what the machine started with")
     group.addoption("--facts", type=Path, help="file that takes what the system said of itself, as JSON")
-    group.addoption("--kernel-update", type=Path, help="kernel package to update to")
+    group.addoption(
+        "--kernel-update", type=Path, action="append", default=[],
+        help="kernel package to update to; several are installed together",
+    )  # fmt: skip
     group.addoption("--reboot-seconds", type=float, default=900.0, help="how long a reboot may take")
 
 

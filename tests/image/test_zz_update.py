@@ -1,6 +1,6 @@
 """A node survives an update of its kernel or initramfs, made with its own tools. Last, because it reboots.
 
-With ``--kernel-update`` the package is installed and the new kernel booted. Without, what such an update does is done
+With ``--kernel-update`` the packages are installed and the new kernel booted. Without, what such an update does is done
 for the kernel that is there: its initramfs and grub.cfg are made anew on the machine.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pipeline.lab.facts import Fact
 
@@ -71,11 +71,13 @@ def _reboot(host: Any, old_boot: str, seconds: float) -> None:  # noqa: ANN401
     pytest.fail(f"the machine did not come back within {seconds:.0f} s; its console is in the serial log")
 
 
-def _install(host: Any, package: Path, copy_in: Callable[[Path, str], None]) -> None:  # noqa: ANN401
-    target = f"/root/{package.name}"
-    copy_in(package, target)
-    command = "dpkg -i" if package.suffix == ".deb" else "rpm -i --oldpackage"
-    done = host.run(f"timeout %s {command} %s", str(UPDATE_SECONDS), target)
+def _install(host: Any, packages: Sequence[Path], copy_in: Callable[[Path, str], None]) -> None:  # noqa: ANN401
+    """Install the packages of a kernel in one go, as they need each other; what else they need must be there."""
+    targets = [f"/root/{package.name}" for package in packages]
+    for package, target in zip(packages, targets, strict=True):
+        copy_in(package, target)
+    command = "dpkg -i" if packages[0].suffix == ".deb" else "rpm -i --oldpackage"
+    done = host.run(f"timeout %s {command}{' %s' * len(targets)}", str(UPDATE_SECONDS), *targets)
     assert done.rc == 0, done.stdout + done.stderr
 
 
@@ -100,22 +102,22 @@ def test_update_of_kernel_or_initramfs_and_reboot(
     reboot_seconds: float,
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
-    package = pytestconfig.getoption("kernel_update")
+    packages: list[Path] = pytestconfig.getoption("kernel_update")
     now = int(float(host.run("date +%s").stdout))
     before = _ask(host, SUMMARY % now)
     begun = time.monotonic()
-    if package is None:
+    if not packages:
         made = host.run("timeout %s sh -c %s", str(UPDATE_SECONDS), MAKE_BOOT_FILES)
         assert made.rc == 0, made.stdout + made.stderr
     else:
-        _install(host, package, copy_in)
+        _install(host, packages, copy_in)
     record_testsuite_property("seconds of the update", round(time.monotonic() - begun))
     updated = _ask(host, SUMMARY % now)
     assert int(updated["made"]) >= 1, "no initramfs was made"
     new = set(updated["modules"].split(", ")) - set(before["modules"].split(", "))
     wanted = new.pop() if new else before["kernel"]
-    if package is not None:
-        assert wanted != before["kernel"], f"{package.name} is the kernel that runs already"
+    if packages:
+        assert wanted != before["kernel"], f"{packages[0].name} is of the kernel that runs already"
         _choose_at_next_boot(host, wanted)
 
     begun = time.monotonic()

@@ -441,8 +441,9 @@ def test_a_root_that_is_not_ext4(tmp_path: Path) -> None:
     [
         ("arm64", {"firmware": Firmware.BIOS}, "has no bios"),
         ("amd64", {"offline": True, "firmware": Firmware.UEFI}, "not booted"),
-        ("amd64", {"offline": True, "kernel_update": Path("/dev/null")}, "not booted"),
-        ("amd64", {"kernel_update": Path("/no/such.deb")}, "no kernel package"),
+        ("amd64", {"offline": True, "kernel_update": (Path("/dev/null"),)}, "not booted"),
+        ("amd64", {"kernel_update": (Path("/no/such.deb"),)}, r"no kernel package /no/such\.deb"),
+        ("amd64", {"kernel_update": (Path(__file__), Path("/no/such.rpm"))}, r"no kernel package /no/such\.rpm"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, arch: str, options: dict[str, Any], message: str) -> None:
