@@ -75,6 +75,7 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
             "sha256": checksum,
         },
         "kernels": list(facts.kernels),
+        "page_size": plan.release.arch[plan.arch].page_size,
         "identifiers": dict(facts.identifiers),
         "steps": dict(facts.keys),
         "expectations": plan.release.verify.model_dump(mode="json"),

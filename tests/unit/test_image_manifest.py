@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cyclonedx.model.bom import Bom
 
+from pipeline.core.arch import Architecture
 from pipeline.image import manifest
 from pipeline.image.bases.deb import Package
 from pipeline.image.plan import Plan
@@ -106,6 +107,18 @@ def test_the_manifest_says_what_the_image_is(written: Path, plan: Plan) -> None:
     assert found["provenance"]["tools"]["base"] == "mmdebstrap 1.2.3"
     assert found["provenance"]["tools"]["mke2fs"].startswith("mke2fs 1.")
     assert len(found["provenance"]["sources"]) == 1
+
+
+@pytest.mark.parametrize(("said", "size"), [({}, 4096), ({"page_size": 65536}, 65536)])
+def test_the_manifest_says_how_large_a_page_of_memory_is(
+    root: Path, tmp_path: Path, said: dict[str, int], size: int
+) -> None:
+    project = Project(tmp_path)
+    project.release["arch"]["arm64"] |= said
+    (tmp_path / "i.qcow2").write_bytes(b"an image")
+    facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x")
+    manifest.write(tmp_path, project.plan(Architecture.ARM64), root, tmp_path / "i.qcow2", facts)
+    assert load(tmp_path / "manifest.json")["page_size"] == size
 
 
 def test_nothing_of_this_machine_is_in_it(written: Path, tmp_path: Path) -> None:
