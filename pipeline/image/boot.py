@@ -29,10 +29,9 @@ BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "nor
 NOT_IN_INITRAMFS = (
     "etc/NetworkManager", "etc/apt", "etc/chrony", "etc/chrony.conf", "etc/cloud", "etc/cluster", "etc/containers",
     "etc/default/grub", "etc/default/grub.d", "etc/dnf", "etc/dpkg", "etc/hosts", "etc/issue", "etc/kernel", "etc/motd",
-    "etc/profile.d", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d",
-    "etc/systemd/journald.conf.d", "etc/systemd/system", "etc/systemd/system-preset", "etc/yum.repos.d", "usr/lib/cluster",
-    "usr/lib/systemd/system", "usr/local", "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd",
-    "var/log",
+    "etc/profile.d", "etc/ssh", "etc/sysctl.conf", "etc/sysctl.d", "etc/systemd/journald.conf.d", "etc/systemd/system",
+    "etc/systemd/system-preset", "etc/yum.repos.d", "usr/lib/cluster", "usr/lib/systemd/system", "usr/local",
+    "usr/share/doc", "var/cache", "var/lib/dpkg", "var/lib/systemd", "var/log",
 )  # fmt: skip
 
 

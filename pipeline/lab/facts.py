@@ -141,7 +141,8 @@ def _static_facts(services: Sequence[str], modules: Sequence[str]) -> dict[str, 
         "swap-units": "find /etc/systemd /usr/lib/systemd /lib/systemd -name '*.swap' 2>/dev/null; true",
         # What a daemon has set up for images that may come is none.
         "image-layers": "{ find /var/lib/containers/storage/overlay-images -mindepth 1 -type d;"
-        " find /var/lib/docker/image/*/imagedb/content /var/lib/containerd/*.content/blobs -type f; } 2>/dev/null | head -5",
+        " find /var/lib/docker/image/*/imagedb/content /var/lib/containerd/*.content/blobs -type f; } 2>/dev/null"
+        " | head -5",
         "registries": f"grep -rIEin {shlex.quote(REGISTRIES)} {shlex.join(REGISTRY_PLACES)} 2>/dev/null"
         " | grep -vE '^[^:]+:[0-9]+:[[:space:]]*#' | head -20",
         "kubernetes": f"find / -xdev -type f -perm /111 \\( {binaries} \\) ! -path '/proc/*' 2>/dev/null; true",
