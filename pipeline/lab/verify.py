@@ -101,6 +101,7 @@ def verify(
     firmware: Firmware | None = None,
     offline: bool = False,
     kernel_update: Sequence[Path] = (),
+    update: bool = True,
     suite: Path = SUITE,
 ) -> VerifyResult:
     """Run the suite against an image.
@@ -114,6 +115,7 @@ def verify(
         offline: do not boot it; what needs a running system is skipped.
         kernel_update: packages of a kernel (.deb or .rpm) that are installed together in the update test; none to
             regenerate the initramfs and grub.cfg of the kernel that is there.
+        update: whether there is an update test; it reboots, and takes minutes where machines are emulated.
         suite: directory of the tests.
 
     Returns:
@@ -138,7 +140,7 @@ def verify(
         for kind in (firmware,) if firmware else Firmware.of(image.arch):
             with store.workspace() as directory:
                 runs.append(
-                    _run_booted(image, kind, directory, suite, Reports(reports, kind), kernel_update, full=not runs)
+                    _run_booted(image, kind, directory, suite, Reports(reports, kind), kernel_update, full=update and not runs)
                 )
     return judge(image, tuple(runs))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.core import namespace, progress
 from pipeline.core.arch import Architecture
@@ -18,6 +19,14 @@ from tests.integration import rpms
 ARCH = Architecture.host()
 FOREIGN = next(arch for arch in Architecture if arch is not ARCH)
 PACKAGES = ("greeter", "rpm")
+FSTAB = """\
+/dev/mapper/vg-root / xfs defaults 0 0
+UUID={boot} /boot ext4 defaults 0 0
+UUID={esp} /boot/efi vfat defaults 0 0
+/dev/mapper/vg-var /var xfs defaults 0 0
+/dev/mapper/vg-swap none swap defaults 0 0
+/dev/vdz1 /data ext4 defaults,nofail 0 0
+"""
 
 
 def base(key: str, **changes: object) -> RpmBase:
@@ -85,3 +94,30 @@ def resolved(kind: str, path: Path) -> Medium:
 
 def repository(place: Path) -> Sequence[Repository]:
     return (Repository(id="tiny", url=place.as_uri()),)
+
+
+def lay_out(handle: Any, disk: str, *, root: int = 700) -> None:  # noqa: ANN401  the bindings have no types
+    """Make what an installer makes: an ESP, /boot, and a volume group with XFS; the root's size is in MiB."""
+    handle.part_init(disk, "gpt")
+    for number, (first, last) in enumerate(((2048, 264191), (264192, 526335), (526336, -2048)), start=1):
+        handle.part_add(disk, "p", first, last)
+        assert number
+    handle.mkfs("vfat", f"{disk}1")
+    handle.mkfs("ext4", f"{disk}2")
+    handle.pvcreate(f"{disk}3")
+    handle.vgcreate("vg", [f"{disk}3"])
+    for name, size in (("root", root), ("var", 400), ("swap", 32)):
+        handle.lvcreate(name, "vg", size)
+    for name in ("root", "var"):
+        handle.mkfs("xfs", f"/dev/vg/{name}")
+    handle.mkswap("/dev/vg/swap")
+
+
+def install(handle: Any, disk: str, archive: Path) -> None:  # noqa: ANN401  as above
+    handle.mount("/dev/vg/root", "/")
+    for place, device in (("/boot", f"{disk}2"), ("/boot/efi", f"{disk}1"), ("/var", "/dev/vg/var")):
+        handle.mkdir_p(place)
+        handle.mount(device, place)
+    handle.tar_in(str(archive), "/", xattrs=True)
+    handle.write("/etc/fstab", FSTAB.format(boot=handle.vfs_uuid(f"{disk}2"), esp=handle.vfs_uuid(f"{disk}1")).encode())
+    handle.umount_all()

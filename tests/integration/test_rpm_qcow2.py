@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,14 +26,6 @@ from tests.integration.test_rpm_rootfs import asked, tarball
 guestfs = pytest.importorskip("guestfs")
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 MB = 1 << 20
-FSTAB = """\
-/dev/mapper/vg-root / xfs defaults 0 0
-UUID={boot} /boot ext4 defaults 0 0
-UUID={esp} /boot/efi vfat defaults 0 0
-/dev/mapper/vg-var /var xfs defaults 0 0
-/dev/mapper/vg-swap none swap defaults 0 0
-/dev/vdz1 /data ext4 defaults,nofail 0 0
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,33 +64,6 @@ def system(tiny: Distribution, scratch: Path) -> Path:
     return root
 
 
-def lay_out(handle: Any, disk: str) -> None:  # noqa: ANN401  the bindings have no types
-    """Make what an installer makes: an ESP, /boot, and a volume group with XFS."""
-    handle.part_init(disk, "gpt")
-    for number, (first, last) in enumerate(((2048, 264191), (264192, 526335), (526336, -2048)), start=1):
-        handle.part_add(disk, "p", first, last)
-        assert number
-    handle.mkfs("vfat", f"{disk}1")
-    handle.mkfs("ext4", f"{disk}2")
-    handle.pvcreate(f"{disk}3")
-    handle.vgcreate("vg", [f"{disk}3"])
-    for name, size in (("root", 700), ("var", 400), ("swap", 32)):
-        handle.lvcreate(name, "vg", size)
-    for name in ("root", "var"):
-        handle.mkfs("xfs", f"/dev/vg/{name}")
-    handle.mkswap("/dev/vg/swap")
-
-
-def install(handle: Any, disk: str, archive: Path) -> None:  # noqa: ANN401  as above
-    handle.mount("/dev/vg/root", "/")
-    for place, device in (("/boot", f"{disk}2"), ("/boot/efi", f"{disk}1"), ("/var", "/dev/vg/var")):
-        handle.mkdir_p(place)
-        handle.mount(device, place)
-    handle.tar_in(str(archive), "/", xattrs=True)
-    handle.write("/etc/fstab", FSTAB.format(boot=handle.vfs_uuid(f"{disk}2"), esp=handle.vfs_uuid(f"{disk}1")).encode())
-    handle.umount_all()
-
-
 @pytest.fixture(scope="module")
 def disks(system: Path, scratch: Path) -> Iterator[dict[str, Path]]:
     sizes = {"cloud": 1600, "data": 32, "two": 96, "locked": 64}
@@ -112,8 +76,8 @@ def disks(system: Path, scratch: Path) -> Iterator[dict[str, Path]]:
     for file in made.values():
         handle.add_drive_opts(str(file), format="qcow2", cachemode="unsafe")
     handle.launch()
-    lay_out(handle, "/dev/sda")
-    install(handle, "/dev/sda", archive)
+    media.lay_out(handle, "/dev/sda")
+    media.install(handle, "/dev/sda", archive)
     handle.mkfs("ext4", "/dev/sdb")
     handle.part_init("/dev/sdc", "gpt")
     for number, (first, last) in enumerate(((2048, 90111), (90112, -2048)), start=1):

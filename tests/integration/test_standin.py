@@ -1,0 +1,202 @@
+"""The four target systems, for both architectures, against stand-ins of their repositories: built, looked at, booted.
+
+The stand-ins are real RPM distributions, cut from Debian's packages (tests/standin). Making them and the eight images
+is the longest part of the tests, so everything here works on the images that one matrix has built.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import image, lab, profile
+from pipeline.core import progress
+from pipeline.core.arch import Architecture
+from pipeline.lab import Firmware
+from pipeline.profile import Release, RpmBase
+from pipeline.quality import ROOT
+from tests.integration.builds import unpack
+from tests.standin import distribution, media
+
+BUILD = ROOT / "build"
+LARGEST_MB = 300
+CELLS = [(cell, arch) for cell in distribution.CELLS for arch in Architecture]
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.network]
+
+
+def invoke(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the front door; what it says goes on to pytest's output, so that a failure shows all of it."""
+    argv = [ROOT / "invoke", *words]
+    completed = subprocess.run(argv, capture_output=True, text=True, check=False)
+    sys.stdout.write(completed.stdout + completed.stderr)
+    return completed
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the matrix has built.
+
+    Attributes:
+        profiles: the stand-ins' profiles.
+        cells: the rows of its result, by name.
+    """
+
+    profiles: Path
+    cells: dict[str, dict[str, Any]]
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((BUILD / name / "manifest.json").read_text())
+        return found
+
+
+def name_of(cell: str, arch: Architecture) -> str:
+    return f"{cell.replace(':', '-')}-{arch}"
+
+
+def run_matrix(profiles: Path) -> dict[str, dict[str, Any]]:
+    assert invoke("matrix", "--os", "all", "--arch", "all", "--profiles", profiles).returncode == 0
+    result = json.loads((BUILD / "matrix.json").read_text())
+    return {row["name"]: row for row in result["cells"]}
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    profiles = distribution.make(distribution.default_directory())
+    return Built(profiles, run_matrix(profiles))
+
+
+def test_the_matrix_builds_every_cell(built: Built) -> None:
+    assert set(built.cells) == {name_of(cell, arch) for cell, arch in CELLS}
+    assert {row["status"] for row in built.cells.values()} <= {"built", "up to date"}
+
+
+def test_a_second_matrix_has_nothing_to_do(built: Built) -> None:
+    again = run_matrix(built.profiles)
+    assert {row["status"] for row in again.values()} == {"up to date"}
+
+
+@pytest.mark.parametrize(("cell", "arch"), CELLS, ids=[name_of(*pair) for pair in CELLS])
+def test_a_cell_is_small_and_its_database_is_its_own_rpms(built: Built, cell: str, arch: Architecture) -> None:
+    name = name_of(cell, arch)
+    manifest = built.manifest(name)
+    assert manifest["image"]["size"] <= LARGEST_MB * 10**6
+    packages = json.loads((BUILD / name / "packages.json").read_text())
+    assert {"rpm", "systemd", "chrony"} <= {row["name"] for row in packages}
+    assert all(len(row["sha256"]) == 64 for row in packages)
+    assert manifest["provenance"]["probe"]["backend"] == distribution.CELLS[cell]
+
+
+@pytest.mark.parametrize(("cell", "arch"), CELLS, ids=[name_of(*pair) for pair in CELLS])
+def test_a_cell_passes_offline(built: Built, cell: str, arch: Architecture) -> None:
+    words = ("--os", cell.partition(":")[0], "--arch", arch, "--profiles", built.profiles)
+    assert invoke("verify", "--offline", *words).returncode == 0
+
+
+def test_no_trace_of_the_vendors_traps_is_left(built: Built, scratch: Path) -> None:
+    """What the overlays of Kylin and UOS are there for; the stand-ins have these traps."""
+    assert {"kylin-V10-SP3-2403-amd64", "uos-20-1070a-amd64"} <= set(built.cells)
+    kylin = unpack(BUILD / "kylin-V10-SP3-2403-amd64/kylin-V10-SP3-2403-amd64.qcow2", scratch / "kylin.raw")
+    assert "ip_forward = 0" not in kylin.read("/etc/sysctl.conf")
+    assert "vm.swappiness" in kylin.read("/etc/sysctl.conf")  # the rest of it stays
+    kylin.raw.unlink()
+    uos = unpack(BUILD / "uos-20-1070a-amd64/uos-20-1070a-amd64.qcow2", scratch / "uos.raw")
+    assert "a-secret" not in uos.read("/etc/yum/vars/auth_p")
+    assert uos.read("/etc/yum/vars/StateMode").strip() == "ufu"
+    uos.raw.unlink()
+
+
+# Every amd64 cell boots, two of them with BIOS; one of either kind of kernel package gets another kernel.
+@pytest.mark.vm
+@pytest.mark.parametrize(
+    ("cell", "firmware", "update"),
+    [
+        ("kylin:V10-SP3-2403", Firmware.UEFI, True),
+        ("centos:9", Firmware.UEFI, True),
+        ("anolis:23", Firmware.BIOS, False),
+        ("uos:20-1070a", Firmware.BIOS, False),
+    ],
+    ids=str,
+)
+def test_an_amd64_cell_boots_and_passes(built: Built, cell: str, firmware: Firmware, update: bool) -> None:
+    boot(built, cell, Architecture.AMD64, firmware, update=update)
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("cell", ["kylin:V10-SP3-2403", "centos:9"])
+def test_an_arm64_cell_boots_and_passes(built: Built, cell: str) -> None:
+    boot(built, cell, Architecture.ARM64, Firmware.UEFI, update=False)
+
+
+def boot(built: Built, cell: str, arch: Architecture, firmware: Firmware, *, update: bool) -> None:
+    """Boot an image and run the suite on it; for the update, another kernel of its repositories is installed."""
+    system, _, release = cell.partition(":")
+    directory = BUILD / name_of(cell, arch)
+    described = profile.select(profile.find(system, built.profiles), release, arch)
+    with progress.session(BUILD / "logs" / f"verify-{directory.name}.log"):
+        packages = image.other_kernel(described.base, arch, directory) if update else ()
+        assert bool(packages) is update
+        result = lab.verify(directory, firmware=firmware, kernel_update=packages, update=update)
+    assert [(run.kind, run.failed) for run in result.runs] == [(firmware.value, ())]
+
+
+# ------------------------------------------------------------------------------------------------------- media
+
+
+def build_from(built: Built, cell: str, kind: str, medium: Path, build_dir: Path) -> Path:
+    """Build an image from a medium, elsewhere than the matrix' images are; it has to pass what needs no boot."""
+    system, _, release = cell.partition(":")
+    described = profile.find(system, built.profiles)
+    arch = Architecture.AMD64
+    plan = image.resolve(described, release, arch, overlays=ROOT / "overlays", base_kind=kind, medium=medium)
+    directory = image.build(plan, build_dir).directory
+    lab.verify(directory, offline=True)
+    return directory
+
+
+def release_of(built: Built, cell: str) -> Release:
+    system, _, release = cell.partition(":")
+    return profile.select(profile.find(system, built.profiles), release, Architecture.AMD64)
+
+
+@pytest.mark.parametrize("cell", ["centos:9", "kylin:V10-SP3-2403"])
+def test_a_dvd_gives_the_same_packages_as_the_repositories(built: Built, scratch: Path, cell: str) -> None:
+    release = release_of(built, cell)
+    assert isinstance(release.base, RpmBase)
+    place = distribution.repositories(distribution.default_directory(), cell, Architecture.AMD64)
+    ids = [entry.id for entry in release.base.repositories]
+    medium = media.iso(place, ids, Architecture.AMD64, scratch / "standin.iso")
+    directory = build_from(built, cell, "iso", medium, scratch / "from-iso")
+    ours = (BUILD / directory.name / "packages.json").read_text()
+    assert json.loads((directory / "packages.json").read_text()) == json.loads(ours)
+    medium.unlink()
+
+
+def test_a_container_gets_kernel_and_boot_loader(built: Built, scratch: Path) -> None:
+    made = media.tree(release_of(built, "anolis:23"), Architecture.AMD64, media.CONTAINER, scratch / "container")
+    assert not (made / "boot/efi").exists()
+    medium = media.archive(made, scratch / "container.tar")
+    directory = build_from(built, "anolis:23", "rootfs", medium, scratch / "from-rootfs")
+    names = {row["name"] for row in json.loads((directory / "packages.json").read_text())}
+    assert {"kernel-core", "shim-x64", "cloud-init", "podman"} <= names
+
+
+def test_a_cloud_image_on_lvm_and_xfs_is_taken_over(built: Built, scratch: Path) -> None:
+    pytest.importorskip("guestfs")
+    cell, arch = "uos:20-1070a", Architecture.AMD64
+    release = release_of(built, cell)
+    all_but = {"chrony", "ipvsadm", "socat"}  # what the build has to add
+    packages = sorted({*release.packages, *release.arch[arch].packages} - all_but)
+    packed = media.archive(media.tree(release, arch, packages, scratch / "cloud-image"), scratch / "cloud-image.tar")
+    shutil.rmtree(scratch / "cloud-image")
+    medium = media.cloud_image(packed, scratch / "cloud-image.qcow2")
+    packed.unlink()
+    directory = build_from(built, cell, "qcow2", medium, scratch / "from-qcow2")
+    assert all_but <= {row["name"] for row in json.loads((directory / "packages.json").read_text())}
