@@ -9,9 +9,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.core import namespace, progress
 from pipeline.core.cache import Cache, Entry, Json, cache_root
@@ -20,6 +21,7 @@ from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb, media, probe, rpm
 from pipeline.image.bases.medium import Request
+from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
 from pipeline.profile import DebBase, RpmBase
 
@@ -106,10 +108,8 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
         progress.log(json.dumps(plan.inputs, indent=1))
         with progress.step("base"):
             base = _base(plan, cache, workspace, refresh=refresh, accelerated=accelerated)
-        origin = json.loads((base.path / "origin.json").read_text())
-        epoch = origin["epoch"]
-        if isinstance(plan.release.base, RpmBase):
-            probe.warn(probe.Probe.model_validate(origin["probe"]), plan.release.base, plan.release.boot)
+        epoch = _origin(base)["epoch"]
+        _warn(plan, base)
         with progress.step("overlay"):
             overlays = _overlays(plan, cache, workspace, base, epoch)
         with progress.step("boot"):
@@ -131,15 +131,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
                 with progress.step("compress"):
                     disk.convert(raw, image)
                 with progress.step("manifest"):
-                    keys = {entry.kind: entry.key for entry in (base, overlays, initramfs)} | {"image": plan.key}
-                    facts = manifest.Facts(
-                        packages=_packages(base),
-                        kernels=kernels,
-                        epoch=epoch,
-                        keys=keys,
-                        identifiers={"disk": layout.uuid, "root": layout.identity.root, "esp": layout.identity.esp},
-                        maker=origin["tool"],
-                    )
+                    facts = _facts(plan, base, [base, overlays, initramfs], layout, kernels)
                     manifest.write(staging, plan, root, image, facts)
                 with progress.step("publish"):
                     _publish(staging, build_dir / plan.name)
@@ -192,9 +184,41 @@ def _remarked(entry: Entry) -> Entry:
     return entry
 
 
+def _origin(base: Entry) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((base.path / "origin.json").read_text())
+    return found
+
+
 def _base_digest(base: Entry) -> str:
-    digest: str = json.loads((base.path / "origin.json").read_text())["digest"]
+    digest: str = _origin(base)["digest"]
     return digest
+
+
+def _probe(base: Entry) -> Probe | None:
+    """Return what a base tree said of itself; a deb tree is not asked."""
+    said = _origin(base).get("probe")
+    return None if said is None else Probe.model_validate(said)
+
+
+def _warn(plan: Plan, base: Entry) -> None:
+    """Tell the user where the profile says something else than the tree, also of one from the cache."""
+    if isinstance(plan.release.base, RpmBase) and (found := _probe(base)):
+        probe.warn(found, plan.release.base, plan.release.boot)
+
+
+def _facts(
+    plan: Plan, base: Entry, steps: Sequence[Entry], layout: disk.Layout, kernels: Sequence[str]
+) -> manifest.Facts:
+    origin = _origin(base)
+    return manifest.Facts(
+        packages=_packages(base),
+        kernels=kernels,
+        epoch=origin["epoch"],
+        keys={entry.kind: entry.key for entry in steps} | {"image": plan.key},
+        identifiers={"disk": layout.uuid, "root": layout.identity.root, "esp": layout.identity.esp},
+        maker=origin["tool"],
+        probe=_probe(base),
+    )
 
 
 def _packages(base: Entry) -> list[deb.Package]:

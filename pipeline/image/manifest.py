@@ -18,6 +18,8 @@ from pathlib import Path
 from pipeline.core import namespace, process
 from pipeline.image import tree
 from pipeline.image.bases.deb import Package
+from pipeline.image.bases.medium import Medium
+from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan
 
 LARGEST = 10
@@ -39,6 +41,7 @@ class Facts:
         keys: key of every step.
         identifiers: UUIDs of the disk.
         maker: program and version that made the base tree.
+        probe: what the base tree said of itself; None if it was not asked.
     """
 
     packages: Sequence[Package]
@@ -47,6 +50,7 @@ class Facts:
     keys: Mapping[str, str]
     identifiers: Mapping[str, str]
     maker: str
+    probe: Probe | None = None
 
 
 def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> None:
@@ -81,7 +85,7 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
         "expectations": plan.release.verify.model_dump(mode="json"),
         "tree": {"size": sum(sizes.values()), "directories": _directory_sizes(sizes)},
         "largest_packages": dict(sorted(per_package.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]),
-        "provenance": _provenance(plan, facts.maker),
+        "provenance": _provenance(plan, facts),
     }
     _write_json(target / "manifest.json", manifest)
     _write_json(target / "plan.json", plan.inputs)
@@ -146,14 +150,25 @@ def _directory_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     return {path: size for path, size in totals.most_common() if size >= 1024**2}
 
 
-def _provenance(plan: Plan, maker: str) -> dict[str, object]:
+def _provenance(plan: Plan, facts: Facts) -> dict[str, object]:
     words = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]  # another user's checkout will do
     words += ["describe", "--always", "--dirty", "--abbrev=12"]
     revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
-    tools = {"base": maker} | {name: _first_line(words) for name, words in TOOLS.items()}
+    tools = {"base": facts.maker} | {name: _first_line(words) for name, words in TOOLS.items()}
     sources = [source.model_dump() for source in plan.sources]
     sources += [item.model_dump(include={"id", "url", "index"}) for item in plan.repositories]
-    return {"revision": revision or "unknown", "sources": sources, "tools": tools}
+    return {
+        "revision": revision or "unknown",
+        "sources": sources,
+        "tools": tools,
+        "medium": _medium(plan.medium),
+        "probe": facts.probe.model_dump(mode="json") if facts.probe else None,
+    }
+
+
+def _medium(medium: Medium | None) -> dict[str, str] | None:
+    """Say what a tree was made from; in which directory that lay is this machine's business."""
+    return {"kind": medium.kind, "digest": medium.digest, "file": medium.path.name} if medium else None
 
 
 def _first_line(words: list[str]) -> str:

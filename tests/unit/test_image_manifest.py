@@ -15,6 +15,8 @@ from cyclonedx.model.bom import Bom
 from pipeline.core.arch import Architecture
 from pipeline.image import manifest
 from pipeline.image.bases.deb import Package
+from pipeline.image.bases.medium import Kind, Medium
+from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan
 from tests.unit.projects import Project
 
@@ -119,6 +121,30 @@ def test_the_manifest_says_how_large_a_page_of_memory_is(
     facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x")
     manifest.write(tmp_path, project.plan(Architecture.ARM64), root, tmp_path / "i.qcow2", facts)
     assert load(tmp_path / "manifest.json")["page_size"] == size
+
+
+def test_a_deb_image_has_no_medium_and_was_not_asked(written: Path) -> None:
+    provenance = load(written / "manifest.json")["provenance"]
+    assert (provenance["medium"], provenance["probe"]) == (None, None)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("iso", "Kylin V10 (1).iso"), ("rootfs", "unpacked")])
+def test_what_the_medium_was_and_said_is_kept_but_not_where_it_lay(
+    root: Path, plan: Plan, tmp_path: Path, kind: Kind, file: str
+) -> None:
+    medium = Medium(kind=kind, path=tmp_path / "vault" / file, digest="d" * 64, size=5)
+    said = Probe(os_release={"ID": "kylin"}, backend="bdb", boot_packages=("kernel-4.19-1",), efi_vendors=("kylin",))
+    (tmp_path / "i.qcow2").write_bytes(b"an image")
+    facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x", probe=said)
+    manifest.write(tmp_path, plan.model_copy(update={"medium": medium}), root, tmp_path / "i.qcow2", facts)
+    provenance = load(tmp_path / "manifest.json")["provenance"]
+    assert provenance["medium"] == {"kind": kind, "digest": "d" * 64, "file": file}
+    assert provenance["probe"] == {
+        "os_release": {"ID": "kylin"}, "rpm_version": "", "database": "", "backend": "bdb", "payload": "",
+        "boot_packages": ["kernel-4.19-1"], "efi_vendors": ["kylin"],
+    }  # fmt: skip
+    for name in ("manifest.json", "plan.json"):
+        assert "vault" not in (tmp_path / name).read_text()
 
 
 def test_nothing_of_this_machine_is_in_it(written: Path, tmp_path: Path) -> None:
