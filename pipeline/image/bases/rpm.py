@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core import download, process
+from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import NetworkError
 from pipeline.image import tree
@@ -79,17 +79,24 @@ def make(
         program = dnf.set_up(
             base, arch, repositories, root, keys, workspace=workspace, package_cache=package_cache
         )  # fmt: skip
-        program.install([base.release_package, *packages])
-        installed = rpmdb.installed(root, program.home)
-        places = [program.cache, *(item.directory for item in repositories if item.directory)]
-        files = rpmdb.package_files(installed, places, program.home)
+        with progress.step("install packages"):
+            program.install([base.release_package, *packages])
         epoch = dnf.newest_index(program.cache)
-        rpmdb.rewrite(root, base, rpmdb.gathered(files.values(), workspace / "rpms"), epoch)
-        rpmdb.check(root, set(installed))
+        with progress.step("package database"):
+            places = [program.cache, *(item.directory for item in repositories if item.directory)]
+            _own_database(program, places, epoch, target, workspace)
         kernels.finish(root)
-        rpmdb.write_packages(target, installed, files)
     write_origin(target, epoch)
     tidy(root, base)
+
+
+def _own_database(program: dnf.Dnf, places: Sequence[Path], epoch: int, target: Path, workspace: Path) -> None:
+    """Have the target's rpm write the package database, and list what it holds in ``packages.json``."""
+    installed = rpmdb.installed(program.root, program.home)
+    files = rpmdb.package_files(installed, places, program.home)
+    rpmdb.rewrite(program.root, program.base, rpmdb.gathered(files.values(), workspace / "rpms"), epoch)
+    rpmdb.check(program.root, set(installed))
+    rpmdb.write_packages(target, installed, files)
 
 
 def _prepare(root: Path, base: RpmBase) -> None:
