@@ -100,6 +100,28 @@ def test_a_cell_passes_offline(built: Built, cell: str, arch: Architecture) -> N
     assert invoke("verify", "--offline", *words).returncode == 0
 
 
+def test_other_releases_of_the_systems_build_too(built: Built, scratch: Path) -> None:
+    """EL7, EL8 and the next generation: what their profiles name is there, and comes together."""
+    profiles = distribution.make(distribution.default_directory(), tuple(distribution.MORE_CELLS), (Architecture.AMD64,))
+    for cell, era in distribution.MORE_CELLS.items():
+        system, _, release = cell.partition(":")
+        described = profile.find(system, profiles)
+        plan = image.resolve(described, release, Architecture.AMD64, overlays=ROOT / "overlays")
+        directory = image.build(plan, scratch / "more").directory
+        lab.verify(directory, offline=True)
+        assert json.loads((directory / "manifest.json").read_text())["provenance"]["probe"]["backend"] == era
+
+
+@pytest.mark.vm
+def test_the_commands_of_el7_start_its_kernel_under_uefi(scratch: Path) -> None:
+    """GRUB of EL7 has "linuxefi" instead of "linux" there."""
+    directory = scratch / "more/centos-7-amd64"
+    if not directory.exists():
+        pytest.skip("it was not built")
+    result = lab.verify(directory, firmware=Firmware.UEFI, update=False)
+    assert [(run.kind, run.failed) for run in result.runs] == [("uefi", ())]
+
+
 def test_no_trace_of_the_vendors_traps_is_left(built: Built, scratch: Path) -> None:
     """What the overlays of Kylin and UOS are there for; the stand-ins have these traps."""
     assert {"kylin-V10-SP3-2403-amd64", "uos-20-1070a-amd64"} <= set(built.cells)

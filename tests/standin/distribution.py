@@ -23,6 +23,13 @@ CELLS = {
     "kylin:V10-SP3-2403": "bdb",
     "uos:20-1070a": "bdb",
 }
+# Older and newer releases of the same systems, which are only built and looked at.
+MORE_CELLS = {
+    "anolis:8": "bdb",
+    "centos:7": "bdb",
+    "kylin:V11": "sqlite",
+}
+ERA_OF = CELLS | MORE_CELLS
 SET_CODE = ("cut.py", "debian.py", "names.py", "sets.py", "specs.py", "files")
 
 
@@ -38,7 +45,7 @@ def make(
 
     Args:
         directory: where they are kept.
-        cells: keys of ``CELLS``.
+        cells: keys of ``CELLS`` or ``MORE_CELLS``; a system's first one is the default of its profile.
         arches: for which architectures.
 
     Returns:
@@ -47,11 +54,11 @@ def make(
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-        for era in sorted({CELLS[cell] for cell in cells}):
+        for era in sorted({ERA_OF[cell] for cell in cells}):
             _make_set(directory, era, arches)
         for cell in cells:
             _make_cell(directory, cell, arches)
-    return directory / "profiles"
+        return _write_profiles(directory, cells)
 
 
 def repositories(directory: Path, cell: str, arch: Architecture) -> Path:
@@ -113,7 +120,16 @@ def _make_cell(directory: Path, cell: str, arches: Sequence[Architecture]) -> No
             half = place / f".{arch.rpm}"
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
-            vendor.publish(described, release, arch, _set_directory(directory, CELLS[cell], arch), key, half)
+            vendor.publish(described, release, arch, _set_directory(directory, ERA_OF[cell], arch), key, half)
             half.rename(target)
-    (directory / "profiles").mkdir(exist_ok=True)
-    vendor.stand_in_profile(PROFILES / f"{name}.yaml", release, place, key, directory / "profiles")
+
+
+def _write_profiles(directory: Path, cells: Sequence[str]) -> Path:
+    """Write the profiles of some cells; others may be in use, so they get a directory of their own."""
+    target = directory / f"profiles-{hashlib.sha256(' '.join(cells).encode()).hexdigest()[:8]}"
+    target.mkdir(exist_ok=True)
+    for name in sorted({cell.partition(":")[0] for cell in cells}):
+        releases = [cell.partition(":")[2] for cell in cells if cell.startswith(f"{name}:")]
+        places = {release: _cell_directory(directory, f"{name}:{release}") for release in releases}
+        vendor.stand_in_profile(PROFILES / f"{name}.yaml", places, target)
+    return target

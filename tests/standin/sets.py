@@ -33,7 +33,7 @@ class Era:
 
 
 # rpm of Debian 11 writes Berkeley databases, which this machine's rpm cannot; that of Debian 12 sqlite.
-ERAS = {"bdb": Era("11", True, "w1.gzdio", ("docker.io",)), "sqlite": Era("12", False, "w3.zstdio")}
+ERAS = {"bdb": Era("11", True, "w1.gzdio", ("docker.io",)), "sqlite": Era("12", False, "w3.zstdio", ("docker.io",))}
 KERNEL_SCRIPTS = {
     True: {"%posttrans": "new-kernel-pkg --package kernel --mkinitrd --dracut --depmod --update {0}\n"
                          "new-kernel-pkg --package kernel --rpmposttrans {0}\n",
@@ -44,7 +44,7 @@ KERNEL_SCRIPTS = {
 
 
 GRUB_MODULES = (
-    "all_video boot chain configfile echo efifwsetup ext2 fat gzio halt linux loadenv minicmd normal part_gpt "
+    "all_video boot chain configfile echo efifwsetup ext2 fat gzio halt linux linuxefi loadenv minicmd normal part_gpt "
     "part_msdos reboot regexp search search_fs_file search_fs_uuid search_label serial sleep terminal test true xfs"
 )
 

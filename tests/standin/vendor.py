@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Mapping
@@ -218,22 +219,32 @@ def _shim_package(release: Release, arch: Architecture, tree: Path, root: Path) 
     return Rpm(f"shim-{suffix}", "15.8-1", set(), ("shim",), _written(root, files))
 
 
-def stand_in_profile(real: Path, release_name: str, place: Path, key: Key, target: Path) -> None:
+def stand_in_profile(real: Path, places: Mapping[str, Path], target: Path) -> None:
     """Write a profile that is the real one, but for where its packages are and who signed them.
 
     Args:
         real: the profile's file.
-        release_name: the one release that is kept.
-        place: directory with ``<arch as rpm says>/<repository id>``.
-        key: the vendor's.
+        places: by release, the directory with ``key/`` and ``<arch as rpm says>/<repository id>``; no other release is
+            kept, and the first is the default.
         target: directory that gets the file.
     """
     data: dict[str, Any] = yaml.safe_load(real.read_text())
-    release = data["releases"][release_name]
-    base, arches = release["base"], f"{place.as_uri()}/$basearch"
-    base["repositories"] = [{**entry, "url": f"{arches}/{entry['id']}"} for entry in base["repositories"]]
-    base["keys"] = [(place / key_name(data["name"])).as_uri()]
-    base["fingerprints"] = [key.fingerprint]
-    (place / key_name(data["name"])).write_text(key.public)
-    data |= {"releases": {release_name: release}, "default_release": release_name}
-    (target / real.name).write_text(yaml.safe_dump(data, sort_keys=False))
+    data["releases"] = {name: copy.deepcopy(data["releases"][name]) for name in places}
+    data["default_release"] = next(iter(places))
+    for name, place in places.items():
+        key, base = read_key(place / "key"), data["releases"][name]["base"]
+        url, file = f"{place.as_uri()}/$basearch", place / key_name(data["name"])
+        file.write_text(key.public)
+        base["repositories"] = [{**entry, "url": f"{url}/{entry['id']}"} for entry in base["repositories"]]
+        base["keys"] = [file.as_uri()]
+        base["fingerprints"] = [key.fingerprint]
+    written = target / f".{real.name}"
+    written.write_text(yaml.dump(data, Dumper=_PlainDumper, sort_keys=False))
+    written.rename(target / real.name)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes no aliases: what one release has changed must not be another's."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  the signature is yaml's
+        return True
