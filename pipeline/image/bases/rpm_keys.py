@@ -160,10 +160,13 @@ def parse(listing: str) -> dict[str, Key]:
 
 def _check(base: RpmBase, found: dict[str, Key], files: Sequence[Path]) -> None:
     hint = "compare the vendor's announcement of keys with 'keys' and 'fingerprints' in the profile"
-    if missing := [fingerprint for fingerprint in base.fingerprints if fingerprint not in found]:
+    missing = [fingerprint for fingerprint in base.fingerprints if fingerprint not in found]
+    if len(missing) == len(base.fingerprints):
         where = f"{len(files)} key files hold {', '.join(sorted(found)) or 'no key'}" if files else "no key file found"
         raise DependencyError(f"the signing key {', '.join(missing)} was not found: {where}", hint=hint)
-    for key in (found[fingerprint] for fingerprint in base.fingerprints):
+    if missing:  # a medium of one architecture need not have the other's; a package that is signed by it is refused
+        progress.note(f"the signing key {', '.join(missing)} was not found; packages that it signed will be refused")
+    for key in (found[fingerprint] for fingerprint in base.fingerprints if fingerprint in found):
         if key.revoked:
             raise DependencyError(f"the signing key {key.fingerprint} is revoked", hint=hint)
         if key.expires is not None and key.expires < time.time():
