@@ -140,7 +140,9 @@ def verify(
         for kind in (firmware,) if firmware else Firmware.of(image.arch):
             with store.workspace() as directory:
                 runs.append(
-                    _run_booted(image, kind, directory, suite, Reports(reports, kind), kernel_update, full=update and not runs)
+                    _run_booted(
+                        image, kind, directory, suite, Reports(reports, kind), kernel_update, full=update and not runs
+                    )
                 )
     return judge(image, tuple(runs))
 
