@@ -73,7 +73,19 @@ def test_a_tree_is_made_and_its_own_rpm_sees_every_package(tiny: Distribution, t
     assert not (root / "var/cache/dnf").exists()
     assert (root / "var/lib/rpm/rpmdb.sqlite").is_file()
     assert not (root / "root").exists()  # where this machine's rpm would put the database
-    assert "en_US.UTF-8" in (root / "etc/rpm/macros.langs").read_text()
+    assert "en_US.UTF-8" in (root / "etc/rpm/macros.image").read_text()
+
+
+def test_firmware_that_no_virtual_machine_needs_is_not_installed(tiny: Distribution, tmp_path: Path) -> None:
+    made = make(tmp_path, base(tiny.key), tiny.repository, ("bash", "odd-firmware", "rpm"))
+    assert "odd-firmware" in {row["name"] for row in json.loads((made / "packages.json").read_text())}
+    assert not (made / "tree/usr/lib/firmware").exists()
+
+
+def test_of_two_pinned_keys_one_may_be_missing(tiny: Distribution, tmp_path: Path) -> None:
+    described = base(tiny.key, fingerprints=["0" * 40, tiny.key])
+    make(tmp_path, described, tiny.repository)
+    assert f"{'0' * 40} was not found; packages that it signed will be refused" in (tmp_path / "log").read_text()
 
 
 # Run by another user, so it is a program of its own: repository, key and directory come as arguments.

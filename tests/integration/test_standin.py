@@ -100,9 +100,11 @@ def test_a_cell_passes_offline(built: Built, cell: str, arch: Architecture) -> N
     assert invoke("verify", "--offline", *words).returncode == 0
 
 
-def test_other_releases_of_the_systems_build_too(built: Built, scratch: Path) -> None:
+def test_other_releases_of_the_systems_build_too(scratch: Path) -> None:
     """EL7, EL8 and the next generation: what their profiles name is there, and comes together."""
-    profiles = distribution.make(distribution.default_directory(), tuple(distribution.MORE_CELLS), (Architecture.AMD64,))
+    profiles = distribution.make(
+        distribution.default_directory(), tuple(distribution.MORE_CELLS), (Architecture.AMD64,)
+    )
     for cell, era in distribution.MORE_CELLS.items():
         system, _, release = cell.partition(":")
         described = profile.find(system, profiles)

@@ -71,7 +71,7 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
     database = probe.of_tree(root).database
     place = {"database": database or request.base.database}
     request = dataclasses.replace(request, base=request.base.model_copy(update=place))
-    tree.write(root, _made(root, "etc/rpm/macros.langs"), dnf.languages(request.base))
+    tree.write(root, _made(root, dnf.MACROS), dnf.macros(request.base))
     kernels.mask(root)
     lacking = _lacking(path, root, [request.base.release_package, *request.packages])
     files: dict[str, Path] = {}

@@ -22,6 +22,8 @@ from pipeline.image.bases import kernels
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
 
+FIRMWARE = ("/usr/lib/firmware", "/lib/firmware")
+MACROS = "etc/rpm/macros.image"  # in the tree
 IN_TREE = "run/dnf"  # dnf takes its directories for those of the tree, wherever they are set
 # What dnf says, the error that it is, and the next action.
 TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
@@ -201,13 +203,17 @@ def make_home(base: RpmBase, workspace: Path) -> Path:
     home = workspace / "home"
     home.mkdir(exist_ok=True)
     # Languages count before anything is unpacked.
-    (home / ".rpmmacros").write_text(f"%_dbpath /{base.database}\n{languages(base)}")
+    (home / ".rpmmacros").write_text(f"%_dbpath /{base.database}\n{macros(base)}")
     return home
 
 
-def languages(base: RpmBase) -> str:
-    """Return rpm's macro that says which locales are installed."""
-    return f"%_install_langs {':'.join(base.languages)}\n"
+def macros(base: RpmBase) -> str:
+    """Return what rpm is told of a node, during the build and later in it: locales, and no files of firmware.
+
+    Kernels of EL7 and openEuler require linux-firmware, 300 MB that no virtual machine has a device for. Files below a
+    "net shared" path are never installed, now or by a later update (``%_netsharedpath``, rpm's macros file).
+    """
+    return f"%_install_langs {':'.join(base.languages)}\n%_netsharedpath {':'.join(FIRMWARE)}\n"
 
 
 def _cache_name(repositories: Sequence[Repository]) -> str:

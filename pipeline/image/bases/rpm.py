@@ -102,7 +102,7 @@ def _own_database(program: dnf.Dnf, places: Sequence[Path], epoch: int, target: 
 def _prepare(root: Path, base: RpmBase) -> None:
     for name in ("dev", "proc", "run", "etc/rpm", base.database):
         (root / name).mkdir(parents=True)
-    tree.write(root, "etc/rpm/macros.langs", dnf.languages(base))
+    tree.write(root, dnf.MACROS, dnf.macros(base))
     kernels.mask(root)
 
 
