@@ -311,13 +311,19 @@ def lint(_context: Context) -> None:
     quality.lint()
 
 
-@task(help={"n": "how often each is measured (default: 3)"})
+@task(
+    help={
+        "n": "how often each is measured (default: 3; of the RPM systems once)",
+        "rpm": "only the RPM systems, from the stand-in repositories: benchmarks/rpm.md",
+        "deb": "only Debian: benchmarks/report.md",
+    }
+)
 @command
-def benchmark(_context: Context, n: int = 3) -> None:
-    """Measure builds, rebuilds, sizes and memory on this machine: benchmarks/report.md and report.json.
+def benchmark(_context: Context, n: int = 0, rpm: bool = False, deb: bool = False) -> None:
+    """Measure builds, rebuilds, sizes and memory on this machine: benchmarks/report.md and rpm.md, with JSON beside.
 
-    Example: ./invoke benchmark -n 5
+    Example: ./invoke benchmark --deb -n 5
     """
     from benchmarks.__main__ import main
 
-    main(["-n", str(n)])
+    main([*(["-n", str(n)] if n else []), *(["--rpm"] if rpm else []), *(["--deb"] if deb else [])])

@@ -1,4 +1,8 @@
-"""Measure what this project promises, and write benchmarks/report.md and report.json."""
+"""Measure what this project promises: benchmarks/report.md on Debian, benchmarks/rpm.md on the RPM systems.
+
+The RPM systems are built from the stand-in repositories, which are made first if they are not there. Beside each report
+there is a JSON file of the same name.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,20 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, report, scenarios
+from benchmarks import machine, report, rpm, rpm_report, scenarios
 from benchmarks.report import Number, Report
+from benchmarks.rpm_report import RpmReport
 from pipeline.core import progress
+from pipeline.core.arch import Architecture
 from pipeline.core.console import command
 from pipeline.core.progress import StepTime
 
 HERE = Path(__file__).resolve().parent
+COUNT, RPM_COUNT = 3, 1  # one round of the RPM systems takes as long as many of Debian
 
 
 def measured(os_name: str, mirror: str | None, count: int, cold_count: int) -> Report:
-    """Measure everything; it takes some minutes.
+    """Measure everything of a deb system; it takes some minutes.
 
     Args:
         os_name: the profile.
@@ -27,6 +34,7 @@ def measured(os_name: str, mirror: str | None, count: int, cold_count: int) -> R
     """
     parent = machine.scratch_parent()
     described = machine.describe(parent)
+    date = _now()
     numbers: list[Number] = []
     steps: dict[str, tuple[StepTime, ...]] = {}
     with scenarios.place(parent, os_name, mirror) as where:
@@ -42,33 +50,80 @@ def measured(os_name: str, mirror: str | None, count: int, cold_count: int) -> R
         numbers += scenarios.unchanged(os_name, mirror, count, where.root / "output")
     numbers.append(scenarios.memory_number(builds))
     sizes, packages = scenarios.sizes(os_name)
-    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Report(
-        f".venv/bin/python -m benchmarks -n {count} --cold {cold_count}",
+        f".venv/bin/python -m benchmarks --deb -n {count} --cold {cold_count}",
         date, described, (*numbers, *sizes), steps, packages,
     )  # fmt: skip
 
 
+def measured_rpm(count: int) -> RpmReport:
+    """Measure everything of the RPM systems; it takes half an hour and more.
+
+    Args:
+        count: how often each is measured.
+    """
+    profiles = rpm.stand_ins()
+    parent = machine.scratch_parent()
+    described = machine.describe(parent)
+    date = _now()
+    steps: dict[str, tuple[StepTime, ...]] = {}
+    warm: list[Number] = []
+    with scenarios.private(parent) as root:
+        site = rpm.Site(root, profiles)
+        numbers, images = rpm.whole(site, count)
+        for arch in Architecture:
+            for system in rpm.SYSTEMS:
+                runs = rpm.warm(site, system, arch, count)
+                warm.append(rpm.warm_number(runs))
+                steps[runs[-1].cells[0].name] = rpm.steps(runs[-1])
+    numbers = [*warm, *numbers, *rpm.size_numbers(images)]
+    return RpmReport(
+        f".venv/bin/python -m benchmarks --rpm -n {count}",
+        date, described, tuple(numbers), steps, images=tuple(images),
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 @command
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure, and write the report.
+    """Measure, and write the reports.
 
     Args:
         words: the command line; that of this process if not given.
     """
+    chosen = _parser().parse_args(words)
+    logs = HERE.parent / "build/logs"
+    if not chosen.rpm:
+        with progress.session(logs / "benchmark.log"):
+            done = measured(chosen.os, chosen.mirror, chosen.n or COUNT, chosen.cold)
+        _write(chosen.output / "report", report.as_markdown(done), report.as_json(done))
+    if not chosen.deb:
+        with progress.session(logs / "benchmark-rpm.log"):
+            found = measured_rpm(chosen.n or RPM_COUNT)
+        _write(chosen.output / "rpm", rpm_report.as_markdown(found), report.as_json(found))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("-n", type=_count, default=3, help="how often each is measured (default: 3)")
-    parser.add_argument("--cold", type=_count, default=1, help="how often a cold build is (default: 1)")
-    parser.add_argument("--os", default="debian", help="profile that is built (default: debian)")
+    parser.add_argument("-n", type=_count, help=f"how often each is measured (default: {COUNT}; RPM: {RPM_COUNT})")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--rpm", action="store_true", help="only the RPM systems")
+    only.add_argument("--deb", action="store_true", help="only Debian")
+    parser.add_argument("--cold", type=_count, default=1, help="how often a cold build of Debian is (default: 1)")
+    parser.add_argument("--os", default="debian", help="deb profile that is built (default: debian)")
     parser.add_argument("--mirror", help="package archive to use in place of this machine's apt sources")
-    parser.add_argument("--output", type=Path, default=HERE, help="directory of the report (default: benchmarks/)")
-    chosen = parser.parse_args(words)
-    with progress.session(HERE.parent / "build/logs/benchmark.log"):
-        done = measured(chosen.os, chosen.mirror, chosen.n, chosen.cold)
-    text = report.as_markdown(done)
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    (chosen.output / "report.json").write_text(report.as_json(done))
-    (chosen.output / "report.md").write_text(text)
+    parser.add_argument("--output", type=Path, default=HERE, help="directory of the reports (default: benchmarks/)")
+    return parser
+
+
+def _write(path: Path, text: str, document: str) -> None:
+    """Write one report as soon as it is there: what is measured after it may fail."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(document)
+    path.with_suffix(".md").write_text(text)
     print(text)
 
 

@@ -91,19 +91,22 @@ def as_markdown(report: Report) -> str:
     parts = [
         "# Benchmark",
         f"Measured {report.date} by `{report.command}`; nothing below is asserted by a test.",
-        table(
-            ("number", "median", "target", "met", "all measurements", "remark"), map(_number, report.numbers), "lrrl"
-        ),
+        numbers_table(report.numbers),
         "## Machine",
         table(("", ""), report.machine.items()),
         "## Steps",
-        *(f"### {title}\n\n{_steps(times)}" for title, times in report.steps.items()),
+        *(f"### {title}\n\n{steps_table(times)}" for title, times in report.steps.items()),
         "## Largest packages",
         "Sizes are those of the files in the image, before compression; the last column is why a package is there:"
         " named by the profile, essential to every system, or the shortest chain of dependencies from one of these.",
         *(f"### {name}\n\n{_packages(found)}" for name, found in report.packages.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def numbers_table(numbers: Iterable[Number]) -> str:
+    """Return the table of numbers, each held against its target."""
+    return table(NUMBER_TITLES, map(_number, numbers), "lrrl")
 
 
 def _number(number: Number) -> tuple[str, ...]:
@@ -120,7 +123,8 @@ def show(value: float, unit: str) -> str:
     return f"{value:.2f} {unit}" if abs(value) < 10 else f"{value:.1f} {unit}"
 
 
-def _steps(times: Sequence[StepTime]) -> str:
+def steps_table(times: Sequence[StepTime]) -> str:
+    """Return the table of one build's steps."""
     rows = [(f"{'&emsp;' * step.depth}{step.title}", f"{step.seconds:.2f} s", step.remark) for step in times]
     total = sum(step.seconds for step in times if step.depth == 0)
     return table(("step", "time", "remark"), [*rows, ("**all steps**", f"{total:.2f} s", "")], "lrl")

@@ -55,18 +55,14 @@ class BuildSample:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A private place to build in: cache, overlays and results of its own; the packages are those of the real cache.
+class Private:
+    """A private place to build in: cache, overlays and results of its own.
 
     Attributes:
         root: its directory.
-        os: the profile that is built.
-        mirror: package archive, or None for this machine's apt sources.
     """
 
     root: Path
-    os: str
-    mirror: str | None
 
     @property
     def cache(self) -> Path:
@@ -78,6 +74,35 @@ class Place:
         """A copy of the checkout's overlays."""
         return self.root / "overlays"
 
+    @property
+    def results(self) -> Path:
+        """Directory of the images."""
+        return self.root / "build"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a build here needs in its environment."""
+        return {"XDG_CACHE_HOME": str(self.cache.parent)}
+
+    def forget(self) -> None:
+        """Remove every cached step and result, but keep the packages."""
+        for path in (*self.cache.glob("*"), self.results):
+            if path.name != "packages" and path.is_dir():
+                shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class Place(Private):
+    """A private place to build one profile in; the packages are those of the real cache.
+
+    Attributes:
+        os: the profile that is built.
+        mirror: package archive, or None for this machine's apt sources.
+    """
+
+    os: str
+    mirror: str | None
+
     def build(self) -> BuildSample:
         """Build here, in a process of its own.
 
@@ -85,21 +110,15 @@ class Place:
             ToolError: the build failed.
         """
         before = self._packages()
-        words = [sys.executable, "-I", "-c", _CODE, self.os, str(self.overlays), str(self.root / "build")]
+        words = [sys.executable, "-I", "-c", _CODE, self.os, str(self.overlays), str(self.results)]
         words += ["--mirror", self.mirror] if self.mirror else []
         output = self.root / "output"
-        sample = measure.run(words, output=output, env={"XDG_CACHE_HOME": str(self.cache.parent)}, watch=True)
+        sample = measure.run(words, output=output, env=self.environment, watch=True)
         times = tuple(StepTime(**row) for row in json.loads(sample.output.splitlines()[-1]))
-        logs = [file.read_text(errors="replace") for file in (self.root / "build/logs").glob("*.log")]
+        logs = [file.read_text(errors="replace") for file in (self.results / "logs").glob("*.log")]
         return BuildSample(
             sample.seconds, sample.peak, times, manager_seconds(logs[0]), len(self._packages() - before)
         )  # fmt: skip
-
-    def forget(self) -> None:
-        """Remove every cached step and result, but keep the packages."""
-        for path in (*self.cache.glob("*"), self.root / "build"):
-            if path.name != "packages" and path.is_dir():
-                shutil.rmtree(path)
 
     def _packages(self) -> set[str]:
         return {path.name for path in (self.cache / "packages").rglob("*") if path.is_file()}
@@ -111,14 +130,21 @@ _CODE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from benchmarks.one_bui
 
 @contextlib.contextmanager
 def place(parent: Path, os_name: str, mirror: str | None) -> Iterator[Place]:
-    """Make a place to build in, and remove it."""
-    root = Path(tempfile.mkdtemp(prefix="node-images-benchmark-", dir=parent))
-    made = Place(root, os_name, mirror)
-    try:
-        shutil.copytree(OVERLAYS, made.overlays, symlinks=True)
+    """Make a place to build a profile in, and remove it."""
+    with private(parent) as root:
+        made = Place(root, os_name, mirror)
         if (cache_root() / "packages").is_dir():
             shutil.copytree(cache_root() / "packages", made.cache / "packages", copy_function=_link)
         yield made
+
+
+@contextlib.contextmanager
+def private(parent: Path) -> Iterator[Path]:
+    """Make the directory of a private place, with a copy of the overlays, and remove it."""
+    root = Path(tempfile.mkdtemp(prefix="node-images-benchmark-", dir=parent))
+    try:
+        shutil.copytree(OVERLAYS, Private(root).overlays, symlinks=True)
+        yield root
     finally:
         namespace.run_private(lambda: shutil.rmtree(root))  # an ordinary user's trees hold files of other ids
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import machine, measure, packages, report, scenarios
+from benchmarks import __main__ as front
+from benchmarks import machine, measure, packages, report, rpm, rpm_report, scenarios
 from benchmarks.report import Number, Package, Report
+from benchmarks.rpm_report import Image, RpmReport
+from pipeline import matrix, profile
+from pipeline.core.arch import Architecture
 from pipeline.core.errors import ToolError
 from pipeline.core.progress import StepTime
+from pipeline.image import boot
 
 STATUS = """\
 Package: libc6
@@ -206,3 +213,201 @@ def test_numbers_of_builds() -> None:
     again, share = scenarios.rebuild_numbers([build], "of a test", 800.0)
     assert (again.remark, share.median, share.met) == ("cached: base", 0.1, True)
     assert scenarios.memory_number([build]).median == 100.0
+
+
+# ---------------------------------------------------------------------------------------------- RPM systems
+
+
+FOREIGN = next(arch for arch in Architecture if arch is not Architecture.host())
+BASE, BOOT = {"title": "base", "depth": 0, "seconds": 1.0}, {"title": "boot", "depth": 0, "seconds": 2.0}
+
+
+def a_cell(status: str = "built", arch: str = "amd64", **more: object) -> matrix.Result:
+    row = {"name": f"kylin-V10-{arch}", "os": "kylin", "release": "V10", "arch": arch, "status": status, "seconds": 9.0}
+    return matrix.Result.model_validate(row | {"steps": [BASE, BOOT], **more})
+
+
+def cached(step: dict[str, object]) -> dict[str, object]:
+    return step | {"remark": "cached"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "remark"),
+    [
+        ([a_cell(steps=[cached(BASE), cached(BOOT)])], "1 built; cached: base, boot"),
+        ([a_cell(steps=[cached(BASE), cached(BOOT)]), a_cell(steps=[cached(BASE), BOOT])], "2 built; cached: base"),
+        ([a_cell(), a_cell("up to date", steps=[])], "1 built, 1 up to date; cached: nothing"),
+        ([a_cell("up to date", steps=[]), a_cell("up to date", steps=[])], "2 up to date"),
+    ],
+)
+def test_a_matrix_says_what_it_did_and_what_every_cell_found_in_the_cache(
+    cells: list[matrix.Result], remark: str
+) -> None:
+    assert rpm.Run(10.0, tuple(cells)).remark == remark
+
+
+@pytest.mark.parametrize(
+    ("arch", "seconds", "median", "met"),
+    [
+        (Architecture.host(), (61.0, 59.0, 60.0), 60.0, True),
+        (Architecture.host(), (61.0,), 61.0, False),
+        (FOREIGN, (299.0,), 299.0, True),
+        (FOREIGN, (301.0,), 301.0, False),
+    ],
+)
+def test_a_cell_is_held_against_the_target_of_how_it_runs(
+    arch: Architecture, seconds: tuple[float, ...], median: float, met: bool
+) -> None:
+    number = rpm.warm_number([rpm.Run(one, (a_cell(arch=arch.value),)) for one in seconds])
+    assert (number.name, number.median, number.met) == (f"kylin-V10-{arch}, packages cached", median, met)
+    assert ("qemu-user" in number.remark) is (arch is not Architecture.host())
+
+
+def test_only_the_matrix_after_an_edit_has_a_target() -> None:
+    first, nothing, edited = (
+        rpm.Run(900.0, (a_cell(), a_cell())),
+        rpm.Run(0.5, (a_cell("up to date", steps=[]),) * 2),
+        rpm.Run(190.0, (a_cell(steps=[cached(BASE), cached(BOOT)]),) * 2),
+    )
+    numbers = rpm.matrix_numbers(first, [nothing], [edited, edited])
+    assert [(number.median, number.met) for number in numbers] == [(900.0, None), (0.5, None), (190.0, False)]
+    assert [number.name.partition(",")[0] for number in numbers] == ["matrix of 2 cells"] * 3
+    assert numbers[2].remark == "2 built; cached: base, boot"
+
+
+def test_the_edit_is_a_comment_in_a_copy(tmp_path: Path) -> None:
+    original = (scenarios.OVERLAYS / rpm.EDITED).read_text()
+    site = rpm.Site(tmp_path, tmp_path)
+    shutil.copytree(scenarios.OVERLAYS, site.overlays, symlinks=True)
+    rpm.edit(site, 0)
+    rpm.edit(site, 1)
+    assert (site.overlays / rpm.EDITED).read_text() == f"{original}# benchmark 0\n# benchmark 1\n"
+    assert (scenarios.OVERLAYS / rpm.EDITED).read_text() == original
+
+
+def test_the_edited_file_is_in_every_rpm_image_and_in_no_initramfs() -> None:
+    overlay, _, path = rpm.EDITED.partition("/root/")
+    assert any(path.startswith(f"{prefix}/") for prefix in boot.NOT_IN_INITRAMFS)
+    for cell in profile.cells(scenarios.PROFILES, "all", "all", "all"):
+        assert overlay in profile.select(cell.profile, cell.release, cell.arch).overlays
+
+
+def test_a_place_forgets_its_steps_and_keeps_its_packages(tmp_path: Path) -> None:
+    site = rpm.Site(tmp_path, tmp_path)
+    kept, *gone = (site.cache / "packages/rpm", site.cache / "base/key", site.results / "kylin")
+    for directory in (kept, *gone):
+        directory.mkdir(parents=True)
+    site.forget()
+    assert kept.is_dir()
+    assert not any(directory.exists() for directory in gone)
+    assert site.cache.is_relative_to(site.environment["XDG_CACHE_HOME"])
+
+
+def test_a_matrix_is_run_apart_and_its_result_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = rpm.Site(tmp_path, tmp_path / "profiles")
+    site.results.mkdir()
+    now = datetime.datetime.now(datetime.UTC)
+    report_text = matrix.Report(started=now, finished=now, cells=(a_cell(),)).model_dump_json(by_alias=True)
+    code = (
+        f"import os, pathlib, sys; pathlib.Path(sys.argv[3], 'matrix.json').write_text({report_text!r}); "
+        "print(sys.argv[4:], os.environ['XDG_CACHE_HOME'])"
+    )
+    monkeypatch.setattr(rpm, "_CODE", code)
+    run = site.run("kylin", "arm64")
+    assert run.cells == (a_cell(),)
+    assert rpm.steps(run) == (StepTime("base", 0, 1.0), StepTime("boot", 0, 2.0))
+    assert (tmp_path / "output").read_text() == f"['kylin', 'arm64'] {tmp_path}/cache\n"
+
+
+def test_what_an_image_weighs_is_read_from_its_manifest(tmp_path: Path) -> None:
+    cell = a_cell(packages=282)
+    (tmp_path / cell.name).mkdir()
+    manifest = {"image": {"size": 300_000_001}, "tree": {"size": 500_000_000}}
+    (tmp_path / cell.name / "manifest.json").write_text(json.dumps(manifest))
+    image = rpm.image_of(tmp_path, cell)
+    assert image == Image("kylin-V10-amd64", 300_000_001, 282, 500_000_000)
+    (number,) = rpm.size_numbers([image])
+    assert (number.name, number.met) == ("size of kylin-V10-amd64.qcow2", False)
+
+
+def test_steps_side_by_side() -> None:
+    builds = {
+        "one": [StepTime("base", 0, 30.0), StepTime("install", 1, 20.0), StepTime("boot", 0, 10.0)],
+        "two": [
+            StepTime("base", 0, 5.0),
+            StepTime("check", 1, 1.0),
+            StepTime("script", 2, 1.0),
+            StepTime("boot", 0, 0.0),
+        ],
+    }
+    assert rpm_report.compared(builds).splitlines() == [
+        "| step | one | two |",
+        "| --- | ---: | ---: |",
+        "| base | 30.0 s (75 %) | 5.0 s (100 %) |",
+        "| &emsp;install | 20.0 s (50 %) |  |",
+        "| &emsp;check |  | 1.0 s (20 %) |",
+        "| boot | 10.0 s (25 %) | 0.0 s (0 %) |",
+        "| **all steps** | 40.0 s | 5.0 s |",
+    ]
+
+
+def a_rpm_report() -> RpmReport:
+    plain = a_report()
+    images = (
+        Image("kylin-V10-amd64", 194_500_000, 282, 496_900_000),
+        Image("uos-20-arm64", 1_000_000, None, 2_000_000),
+    )
+    return RpmReport(plain.command, plain.date, plain.machine, plain.numbers, plain.steps, images=images)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| rebuild | 16.0 s | ≤ 15.0 s | **no** | 9.00 s, 16.0 s, 17.5 s |  |",
+        "| kylin-V10-amd64 | 194.5 MB | 282 | 496.9 MB |",
+        "| uos-20-arm64 | 1.0 MB |  | 2.0 MB |",
+        "| cores | 2 |",
+        "## Where the time goes",
+        "| base | 60.0 s (94 %) |",
+        "| base | 60.00 s | cached |",
+    ],
+)
+def test_the_report_on_rpm_systems_for_people(line: str) -> None:
+    assert line in rpm_report.as_markdown(a_rpm_report()).splitlines()
+
+
+def test_the_report_on_rpm_systems_for_programs() -> None:
+    document = json.loads(report.as_json(a_rpm_report()))
+    assert document["images"][0] == {
+        "name": "kylin-V10-amd64", "size": 194_500_000, "packages": 282, "tree": 496_900_000,
+    }  # fmt: skip
+    assert document["numbers"][1]["met"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ([], ["report.json", "report.md", "rpm.json", "rpm.md"]),
+        (["--rpm"], ["rpm.json", "rpm.md"]),
+        (["--deb"], ["report.json", "report.md"]),
+    ],
+)
+def test_one_part_can_be_measured_alone(
+    words: list[str], written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def debian(_os: str, _mirror: str | None, count: int, _cold: int) -> Report:
+        counts.append(count)
+        return a_report()
+
+    def others(count: int) -> RpmReport:
+        counts.append(count)
+        return a_rpm_report()
+
+    monkeypatch.setattr(front, "measured", debian)
+    monkeypatch.setattr(front, "measured_rpm", others)
+    monkeypatch.setattr(front, "HERE", tmp_path / "checkout")
+    front.main(["--output", str(tmp_path / "out"), *words])
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
+    assert counts == {(): [3, 1], ("--rpm",): [1], ("--deb",): [3]}[tuple(words)]
