@@ -19,7 +19,7 @@ from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError, StorageError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
-from pipeline.image.bases import deb, media, probe, rpm
+from pipeline.image.bases import deb, downloads, media, probe, rpm
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
@@ -340,7 +340,7 @@ def _clear_cache() -> int:
     with Cache(cache_root()) as cache:
         freed = cache.clear()
     media.forget()
-    return freed + sum(deb.clear_packages(_package_cache(family)) for family in ("deb", "rpm"))
+    return freed + sum(downloads.clear(_package_cache(family)) for family in ("deb", "rpm"))
 
 
 def _package_cache(family: str) -> Path:

@@ -21,7 +21,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.cache import cache_root
 from pipeline.core.errors import DependencyError, InputError, PipelineError, VerificationError
 from pipeline.image import plan as plans
-from pipeline.image.bases import deb, dnf, iso, probe, repositories, rpm, rpm_keys
+from pipeline.image.bases import deb, dnf, downloads, iso, probe, repositories, rpm, rpm_keys
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.repositories import Repository
 from pipeline.image.plan import Plan
@@ -299,7 +299,7 @@ def _packages(plan: Plan, base: RpmBase, places: Sequence[Repository], keys: Pat
     for name in ("dev", "proc", "run"):
         (root / name).mkdir(parents=True)
     wanted = [base.release_package, *plan.packages]
-    with dnf.in_use(packages):
+    with downloads.in_use(packages):
         program = dnf.set_up(base, plan.arch, places, root, keys, workspace=workspace, package_cache=packages)
         try:
             names = program.names()

@@ -132,6 +132,15 @@ def test_packages_from_a_server_are_fetched_once(tiny: Distribution, tmp_path: P
         assert not [path for path in asked if path.endswith(".rpm")]
 
 
+@pytest.mark.parametrize("name", ["download_lock.pid", "metadata_lock.pid", "rpmdb_lock.pid"])
+def test_a_lock_that_a_killed_dnf_left_is_not_waited_for(tiny: Distribution, tmp_path: Path, name: str) -> None:
+    make(tmp_path, base(tiny.key), tiny.repository)
+    (cache,) = [path for path in (tmp_path / "packages").iterdir() if path.is_dir()]
+    (cache / name).write_text("1")  # some process is always called so
+    make(tmp_path, base(tiny.key), tiny.repository, name="again")
+    assert not (cache / name).exists()
+
+
 def unsigned(repository: Path, _: Distribution) -> None:
     for file in repository.glob("greeter-*.rpm"):
         rpms.run("rpmsign", "--delsign", file)

@@ -15,7 +15,7 @@ import pytest
 from pipeline import image
 from pipeline.core.errors import InputError, StorageError
 from pipeline.image import Plan
-from pipeline.image.bases import deb
+from pipeline.image.bases import downloads
 from pipeline.image.build import _publish, _staging
 from tests.unit.projects import Project
 
@@ -205,16 +205,16 @@ def test_downloaded_packages_can_be_removed(tmp_path: Path) -> None:
     packages = tmp_path / "deb"
     packages.mkdir()
     (packages / "x_1_all.deb").write_bytes(bytes(100_000))
-    assert deb.clear_packages(packages) >= 100_000
+    assert downloads.clear(packages) >= 100_000
     assert names(packages) == set()
-    assert deb.clear_packages(tmp_path / "missing") == 0
+    assert downloads.clear(tmp_path / "missing") == 0
 
 
 def test_packages_that_a_build_uses_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x_1_all.deb").touch()
-    with deb._in_use(tmp_path), deb._in_use(tmp_path):
-        assert deb.clear_packages(tmp_path) == 0
+    with downloads.in_use(tmp_path), downloads.in_use(tmp_path):
+        assert downloads.clear(tmp_path) == 0
     assert names(tmp_path) == {"x_1_all.deb"}
     assert f"a build is using the packages in {tmp_path}; they stay" in capfd.readouterr().err
-    deb.clear_packages(tmp_path)
+    downloads.clear(tmp_path)
     assert names(tmp_path) == set()

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.core import namespace, process, progress
 from pipeline.core.errors import InputError, PipelineError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import dnf, kernels, probe, rpm, rpm_keys, rpmdb, slim
+from pipeline.image.bases import dnf, downloads, kernels, probe, rpm, rpm_keys, rpmdb, slim
 from pipeline.image.bases.medium import Request, check_identity, wrong_arch
 
 RPM = ("usr/bin/rpm", "bin/rpm")
@@ -77,7 +77,7 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
     files: dict[str, Path] = {}
     if lacking:
         progress.note(f"{len(lacking)} packages are not in {path.name}: {', '.join(lacking)}")
-        with progress.step("add packages"), dnf.in_use(package_cache):
+        with progress.step("add packages"), downloads.in_use(package_cache):
             files = _fetch(request, root, lacking, workspace, package_cache)
             _install(root, rpmdb.gathered(files.values(), workspace / "rpms"), _newest(root, files.values(), workspace))
         if still := _lacking(path, root, lacking):

@@ -7,15 +7,12 @@ dpkg(1) ``--root``.
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
-import fcntl
 import json
-import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +21,7 @@ from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, NetworkError, PipelineError, ToolError
 from pipeline.image import tree
+from pipeline.image.bases import downloads
 from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
 
@@ -173,41 +171,8 @@ def make(
         NetworkError: something could not be fetched, is not signed, or is not what the signed index says.
         ToolError: mmdebstrap failed for another reason; its last lines are in the message.
     """
-    with _in_use(package_cache):
+    with downloads.in_use(package_cache):
         _make(base, arch, packages, sources, target, workspace=workspace, package_cache=package_cache)
-
-
-@contextlib.contextmanager
-def _in_use(package_cache: Path) -> Iterator[None]:
-    """Keep :func:`clear_packages` away for a while; the lock ends with its process, however that ends."""
-    package_cache.mkdir(parents=True, exist_ok=True)
-    lock = os.open(package_cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
-
-
-def clear_packages(package_cache: Path) -> int:
-    """Remove downloaded packages, unless a build is using them.
-
-    Returns:
-        The bytes that were freed.
-    """
-    if not package_cache.is_dir():
-        return 0
-    lock = os.open(package_cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        freed = sum(status.st_blocks * 512 for _, status in tree.walk(package_cache))
-        tree.remove_below(package_cache)  # the directory stays: the next build waits for its lock
-    except BlockingIOError:
-        progress.note(f"a build is using the packages in {package_cache}; they stay")
-        return 0
-    finally:
-        os.close(lock)
-    return freed
 
 
 def _make(

@@ -6,9 +6,7 @@ Nothing of this machine's own dnf counts. Sources: dnf.conf(5), dnf(8); what dnf
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +16,7 @@ from pathlib import Path
 from pipeline.core import process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, NetworkError, PipelineError, ToolError, VerificationError
-from pipeline.image.bases import kernels
+from pipeline.image.bases import downloads, kernels
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
 
@@ -101,10 +99,11 @@ class Dnf:
         words: list[process.Argument] = ["dnf", f"--config={self.config}", f"--installroot={self.root}"]
         words += [f"--forcearch={self.arch.rpm}", f"--releasever={self.base.releasever}", *options, "install"]
         env = {"HOME": str(self.home)} | kernels.BYPASS
-        self.cache.mkdir(exist_ok=True)
         sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache"), *binds])
         try:
-            process.run([*sandbox, *words, *packages], env=env, network=True, what="installing packages", on_line=note)
+            with self._alone():
+                argv = [*sandbox, *words, *packages]
+                process.run(argv, env=env, network=True, what="installing packages", on_line=note)
         except ToolError as error:
             raise _meant(error, lines, self.arch) from error
 
@@ -134,18 +133,30 @@ class Dnf:
         return "; ".join(" ".join(line.split()) for line in said)
 
     def _asked(self, *words: str) -> str:
-        self.cache.mkdir(exist_ok=True)
         command = ["dnf", f"--config={self.config}", f"--installroot={self.root}", f"--forcearch={self.arch.rpm}"]
         command += ["--quiet", f"--releasever={self.base.releasever}", *words]
         sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache")])
         lines: list[str] = []
         try:
-            return process.run(
-                [*sandbox, *command], env={"HOME": str(self.home)}, network=True, capture=True, on_line=lines.append,
-                what="asking for packages",
-            ).stdout  # fmt: skip
+            with self._alone():
+                return process.run(
+                    [*sandbox, *command], env={"HOME": str(self.home)}, network=True, capture=True,
+                    on_line=lines.append, what="asking for packages",
+                ).stdout  # fmt: skip
         except ToolError as error:
             raise _meant(error, lines, self.arch) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the cache for one dnf at a time.
+
+        dnf's own locks are files with a process id, which means another process in the next build's PID namespace: one
+        that a killed build left would be waited for without end.
+        """
+        with downloads.alone(self.cache):
+            for left in self.cache.glob("*_lock.pid"):
+                left.unlink()
+            yield
 
     def _sandbox(self, binds: Sequence[tuple[Path, str]]) -> list[process.Argument]:
         root = self.root
@@ -218,18 +229,6 @@ def macros(base: RpmBase) -> str:
 
 def _cache_name(repositories: Sequence[Repository]) -> str:
     return hashlib.sha256("\n".join(item.url for item in repositories).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def in_use(package_cache: Path) -> Iterator[None]:
-    """Keep ``clean`` away for a while; the lock ends with its process, however that ends."""
-    package_cache.mkdir(parents=True, exist_ok=True)
-    lock = os.open(package_cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _write_config(base: RpmBase, repositories: Sequence[Repository], keys: Path, workspace: Path) -> Path:

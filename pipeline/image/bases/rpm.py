@@ -15,7 +15,7 @@ from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import NetworkError
 from pipeline.image import tree
-from pipeline.image.bases import dnf, kernels, rpm_keys, rpmdb
+from pipeline.image.bases import dnf, downloads, kernels, rpm_keys, rpmdb
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
 
@@ -74,7 +74,7 @@ def make(
     """
     root = target / "tree"
     _prepare(root, base)
-    with dnf.in_use(package_cache):
+    with downloads.in_use(package_cache):
         keys = rpm_keys.trusted(base, repositories, workspace)
         program = dnf.set_up(
             base, arch, repositories, root, keys, workspace=workspace, package_cache=package_cache
