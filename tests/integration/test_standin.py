@@ -73,6 +73,12 @@ def built() -> Built:
     return Built(profiles, run_matrix(profiles))
 
 
+def test_doctor_finds_everything_in_place(built: Built) -> None:
+    seen = invoke("doctor", "--os", "kylin", "--arch", "all", "--profiles", built.profiles)
+    assert seen.returncode == 0
+    assert "pinned and found" in seen.stdout
+
+
 def test_the_matrix_builds_every_cell(built: Built) -> None:
     assert set(built.cells) == {name_of(cell, arch) for cell, arch in CELLS}
     assert {row["status"] for row in built.cells.values()} <= {"built", "up to date"}
