@@ -24,20 +24,13 @@ from pipeline.image import tree
 from pipeline.image.bases import repositories, rpm
 from pipeline.profile import RpmBase
 from tests.integration import rpms
+from tests.integration.media import base
 from tests.integration.ordinary import OrdinaryUser
 from tests.integration.rpms import Distribution
 
 pytestmark = [pytest.mark.root]
 ARCH = Architecture.host()
 PACKAGES = ("greeter", "rpm")
-
-
-def base(key: str, **changes: object) -> RpmBase:
-    data = {
-        "kind": "rpm", "lineage": "el9", "releasever": "1", "fingerprints": [key], "database": "var/lib/rpm",
-        "release_package": "tiny-release", "repositories": [{"id": "tiny", "url": "https://tiny.example/$basearch"}],
-    }  # fmt: skip
-    return RpmBase.model_validate(data | changes)
 
 
 def make(
