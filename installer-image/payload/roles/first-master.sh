@@ -1,0 +1,29 @@
+#!/bin/bash
+# The role of the first master. Run by bin/install, once per phase: first-master.sh pre_install|install|post_install
+set -Eeuo pipefail
+. "${BASH_SOURCE[0]%/*}/../lib/utils.sh"
+
+# The host is fit, and ready for Kubernetes.
+pre_install() {
+  prepare_host
+  step balancer node_balancer
+}
+
+# Kubernetes is on it, by kubeadm's own phases.
+install() {
+  install_first_master
+}
+
+# It is healthy, and the last things are in place.
+post_install() {
+  step network node_network
+  step kubelet node_kubelet
+  always node-ready wait_for_node
+  always master-healthy wait_for_master
+  always dns wait_for_dns
+  step publish-join once publish-join join_publish
+  step certificates-timer node_certificates_timer
+  step prune release_prune
+}
+
+role_main "$@"
