@@ -28,11 +28,14 @@ tcp_answers() {
 
 #######################################
 # Arguments: address
-# Returns: 0 if a machine has it and answers
+# Returns: 0 if a machine has it and answers; one that refuses a connection answers, too
 #######################################
 host_answers() {
+  local answer
   if command -v ping >/dev/null && ping -n -q -c 1 -W 1 "$1" >/dev/null 2>&1; then return 0; fi
-  tcp_answers "$1" 10250
+  # shellcheck disable=SC2016 # expanded by the inner bash, where the value is data
+  answer=$(timeout 1 bash -c 'exec 3<>"/dev/tcp/$1/10250" && echo answered' bash "$1" 2>&1 || true)
+  [[ ${answer} == answered || ${answer} == *refused* ]]
 }
 
 #######################################

@@ -18,7 +18,8 @@ registry_credentials() {
       ':') keys[depth]=${last} ;;
       \"*)
         token=${token:1:-1}
-        printf -v last '%b' "${token//\\\//\/}" # JSON's escapes are among those of %b
+        token=${token//\\\\/\\x5c} token=${token//\\\"/\"}
+        printf -v last '%b' "${token//\\\//\/}" # the other escapes of JSON are among those of %b
         if [[ ${before} == ':' && ${depth} -eq 3 && ${keys[1]} == auths ]]; then
           key=${keys[2]#*://}
           if [[ ${key%%/*} == "$2" && (-z ${exact} || ${key} == "${exact}" || ${key} == "$2") ]]; then
