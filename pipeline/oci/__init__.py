@@ -1,0 +1,48 @@
+"""The room of OCI images: layouts on disk, layers, and a client for registries (decisions D9 and D14)."""
+
+from pipeline.oci.layer import LayerEntry, LayerInfo, write_layer
+from pipeline.oci.layout import Layout
+from pipeline.oci.model import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    REF_NAME,
+    Descriptor,
+    Links,
+    Platform,
+    canonical,
+    digest_of,
+    digest_of_file,
+    is_digest,
+    links,
+)
+from pipeline.oci.reference import Reference, is_host, is_repository, is_tag
+
+__all__ = [
+    "DOCKER_LIST",
+    "DOCKER_MANIFEST",
+    "OCI_CONFIG",
+    "OCI_INDEX",
+    "OCI_LAYER",
+    "OCI_MANIFEST",
+    "REF_NAME",
+    "Descriptor",
+    "LayerEntry",
+    "LayerInfo",
+    "Layout",
+    "Links",
+    "Platform",
+    "Reference",
+    "canonical",
+    "digest_of",
+    "digest_of_file",
+    "is_digest",
+    "is_host",
+    "is_repository",
+    "is_tag",
+    "links",
+    "write_layer",
+]
