@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import namespace, progress
+from pipeline.core import namespace, progress, publish
 from pipeline.core.cache import Cache, Entry, Json, cache_root
-from pipeline.core.errors import InputError, StorageError
+from pipeline.core.errors import InputError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb, downloads, media, probe, rpm
@@ -24,9 +19,6 @@ from pipeline.image.bases.medium import Request
 from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
 from pipeline.profile import DebBase, RpmBase
-
-AT_FDCWD = -100
-RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ def build(
         PipelineError: with the cause and the next action; nothing half written is left.
     """
     directory = build_dir / plan.name
-    with _only_one(build_dir, plan.name):
+    with publish.only_one(build_dir, plan.name):
         if not refresh and (existing := up_to_date(plan, directory)):
             return existing
         log = build_dir / "logs" / f"{plan.name}.log"
@@ -83,24 +75,6 @@ def up_to_date(plan: Plan, directory: Path) -> Built | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None  # whatever is there, it is not an image of ours
     return None
-
-
-@contextlib.contextmanager
-def _only_one(build_dir: Path, name: str) -> Iterator[None]:
-    """Hold the lock of an image's directory; it is released when the process ends, however it ends."""
-    locks = build_dir / "logs"
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        stream = (locks / f"{name}.lock").open("a")
-    except OSError as error:
-        raise StorageError(f"cannot write to {build_dir}: {error}", hint="make it writable for this user") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.note(f"another build of {name} is running; waiting for it")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated: bool) -> tuple[StepTime, ...]:
@@ -126,7 +100,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
                 raw = disk.write_raw(
                     root, plan.release.disk, layout, epoch, workspace, plan.release.boot.grub_directory
                 )
-            with _staging(build_dir, plan.name) as staging:
+            with publish.staging(build_dir, plan.name) as staging:
                 image = staging / f"{plan.name}.qcow2"
                 with progress.step("compress"):
                     disk.convert(raw, image)
@@ -134,7 +108,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
                     facts = _facts(plan, base, [base, overlays, initramfs], layout, kernels)
                     manifest.write(staging, plan, root, image, facts)
                 with progress.step("publish"):
-                    _publish(staging, build_dir / plan.name)
+                    publish.publish(staging, build_dir / plan.name)
         return session.times
 
 
@@ -273,35 +247,6 @@ def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays:
     return _remarked(cache.obtain("initramfs", inputs, make))
 
 
-@contextlib.contextmanager
-def _staging(build_dir: Path, name: str) -> Iterator[Path]:
-    """Make a directory beside the published one; what killed builds left there is removed first."""
-    for left in build_dir.glob(f".{name}.*"):
-        shutil.rmtree(left)
-    staging = build_dir / f".{name}.{secrets.token_hex(4)}"
-    staging.mkdir()
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(staging: Path, target: Path) -> None:
-    """Put a finished directory in place at once: a reader sees the old image or the new one, whole (rename(2))."""
-    for file in staging.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-    if not target.exists():
-        staging.rename(target)
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(staging), AT_FDCWD, os.fsencode(target), RENAME_EXCHANGE) != 0:
-        raise StorageError(
-            f"cannot replace {target}: {os.strerror(ctypes.get_errno())}",
-            hint="the build directory must be on a file system with RENAME_EXCHANGE (ext4, xfs, btrfs, tmpfs)",
-        )
-
-
 def clean(build_dir: Path, *, names: tuple[str, ...] = (), with_cache: bool = False) -> int:
     """Remove built images, and the cache if asked; what another process uses stays.
 
@@ -321,7 +266,7 @@ def clean(build_dir: Path, *, names: tuple[str, ...] = (), with_cache: bool = Fa
         raise InputError(f"there is no image {', '.join(sorted(unknown))} in {build_dir}", hint="see ./invoke list")
     freed = 0
     for name in sorted(set(names) or found):
-        with _only_one(build_dir, name):
+        with publish.only_one(build_dir, name):
             for path in [build_dir / name, *build_dir.glob(f".{name}.*")]:
                 freed += sum(status.st_blocks * 512 for _, status in tree.walk(path)) if path.is_dir() else 0
                 shutil.rmtree(path, ignore_errors=True)
@@ -331,7 +276,7 @@ def clean(build_dir: Path, *, names: tuple[str, ...] = (), with_cache: bool = Fa
 
 
 def _images(build_dir: Path) -> set[str]:
-    """Return the names of all images, and of those that a killed build has left in part (see _staging)."""
+    """Return the names of all images, and of those that a killed build has left in part (see core/publish.py)."""
     whole = {path.parent.name for path in build_dir.glob("[!.]*/manifest.json")}
     return whole | {path.name[1:].rpartition(".")[0] for path in build_dir.glob(".*.*") if path.is_dir()}
 

@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import image
 from pipeline.core.errors import InputError, StorageError
+from pipeline.core.publish import publish as put_in_place
+from pipeline.core.publish import staging as staging_place
 from pipeline.image import Plan
 from pipeline.image.bases import downloads
-from pipeline.image.build import _publish, _staging
 from tests.unit.projects import Project
 
 NAME = "debian-12-amd64"
@@ -118,7 +119,7 @@ def test_a_build_waits_for_another_of_the_same_image(
 
 def test_the_first_image_is_put_in_place(tmp_path: Path) -> None:
     staging = publish(tmp_path, ".staging", {"n": 1})
-    _publish(staging, tmp_path / NAME)
+    put_in_place(staging, tmp_path / NAME)
     assert json.loads((tmp_path / NAME / "manifest.json").read_text()) == {"n": 1}
     assert not staging.exists()
 
@@ -137,7 +138,7 @@ def test_the_next_image_takes_its_place_at_once(tmp_path: Path) -> None:
     assert reader.stdout.readline() == "ready\n"
     for number in range(1, 100):
         staging = publish(tmp_path, f".staging{number}", {"n": number})
-        _publish(staging, tmp_path / NAME)
+        put_in_place(staging, tmp_path / NAME)
         assert json.loads((tmp_path / NAME / "manifest.json").read_text()) == {"n": number}
         assert json.loads((staging / "manifest.json").read_text()) == {"n": number - 1}
     assert reader.poll() is None, reader.communicate()
@@ -149,7 +150,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next_one(tmp_path: Path) -> 
     for name in (f".{NAME}.0123abcd", f".{NAME}.ffff0000"):
         publish(tmp_path, name, {})
     other = publish(tmp_path, ".debian-12-arm64.0123abcd", {})
-    with _staging(tmp_path, NAME) as staging:
+    with staging_place(tmp_path, NAME) as staging:
         assert sorted(tmp_path.iterdir()) == sorted([staging, other])
     assert list(tmp_path.iterdir()) == [other]
 
