@@ -95,6 +95,9 @@ class Lan:
         self.run(["ip", "link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
         self.run(["ip", "address", "add", f"{self.address}/{self.network.prefixlen}", "dev", BRIDGE])
         self.run(["ip", "link", "set", BRIDGE, "up"])
+        # Whatever is elsewhere cannot be reached, and says so at once: a kubelet looks for the metadata of clouds.
+        self.run(["ip", "route", "add", "unreachable", "default"])
+        self.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
         # The hosts' own rules are for their own bridges; frames between hosts pass no filter.
         quiet = 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e "$f" ] || echo 0 >"$f"; done'
         self.run(["sh", "-c", quiet])
