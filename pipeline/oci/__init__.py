@@ -1,5 +1,7 @@
 """The room of OCI images: layouts on disk, layers, and a client for registries (decisions D9 and D14)."""
 
+from pipeline.oci.auth import find_auth_file
+from pipeline.oci.faults import NotThereError
 from pipeline.oci.layer import LayerEntry, LayerInfo, write_layer
 from pipeline.oci.layout import Layout
 from pipeline.oci.model import (
@@ -19,7 +21,10 @@ from pipeline.oci.model import (
     is_digest,
     links,
 )
+from pipeline.oci.options import RegistryOptions
 from pipeline.oci.reference import Reference, is_host, is_repository, is_tag
+from pipeline.oci.registry import Registry
+from pipeline.oci.sync import PullSummary, PushSummary, pull, push
 
 __all__ = [
     "DOCKER_LIST",
@@ -34,15 +39,23 @@ __all__ = [
     "LayerInfo",
     "Layout",
     "Links",
+    "NotThereError",
     "Platform",
+    "PullSummary",
+    "PushSummary",
     "Reference",
+    "Registry",
+    "RegistryOptions",
     "canonical",
     "digest_of",
     "digest_of_file",
+    "find_auth_file",
     "is_digest",
     "is_host",
     "is_repository",
     "is_tag",
     "links",
+    "pull",
+    "push",
     "write_layer",
 ]

@@ -125,7 +125,7 @@ class Layout:
             StorageError: they cannot be written.
         """
         descriptor = Descriptor(media_type, digest_of(data), len(data))
-        self._put(descriptor.digest, data)
+        self.put_bytes(descriptor.digest, data)
         return descriptor
 
     def put_file(self, path: Path, media_type: str) -> Descriptor:
@@ -175,11 +175,21 @@ class Layout:
         """
         data = manifest if isinstance(manifest, bytes) else canonical(manifest)
         descriptor = Descriptor(media_type, digest_of(data), len(data), platform, dict(annotations or {}))
-        self._put(descriptor.digest, data)
+        self.put_bytes(descriptor.digest, data)
         return descriptor
 
-    def _put(self, digest: str, data: bytes) -> None:
+    def put_bytes(self, digest: str, data: bytes) -> None:
+        """Put bytes into the layout under a digest that was given to them elsewhere.
+
+        Raises:
+            VerificationError: they are not what it stands for.
+            StorageError: they cannot be written.
+        """
         target = self.blob_path(digest)
+        if not matches(data, digest):
+            raise VerificationError(f"{digest}: its content has another hash", hint=_FETCH_AGAIN)
+        with files.storage(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.stat().st_size != len(data) or target.read_bytes() != data:
             files.write(target, data)
 
