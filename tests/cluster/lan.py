@@ -97,7 +97,7 @@ class Lan:
         self.run(["ip", "link", "set", BRIDGE, "up"])
         # Whatever is elsewhere cannot be reached, and says so at once: a kubelet looks for the metadata of clouds.
         self.run(["ip", "route", "add", "unreachable", "default"])
-        self.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+        self.run(["sh", "-c", "echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 1 >/proc/sys/net/ipv4/ip_forward"])
         # The hosts' own rules are for their own bridges; frames between hosts pass no filter.
         quiet = 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e "$f" ] || echo 0 >"$f"; done'
         self.run(["sh", "-c", quiet])
