@@ -219,7 +219,7 @@ check_balancer() {
     vip)
       [[ $(role_kind "$1") == master ]] || return 0
       command -v keepalived >/dev/null || found ERROR "CLUSTER_LB is vip, and keepalived is not installed; install it"
-      [[ -z ${CLUSTER_VIP_INTERFACE-} || -d /sys/class/net/${CLUSTER_VIP_INTERFACE} ]] ||
+      [[ -z ${CLUSTER_VIP_INTERFACE-} ]] || ip link show dev "${CLUSTER_VIP_INTERFACE}" >/dev/null 2>&1 ||
         found CONFIG "CLUSTER_VIP_INTERFACE ${CLUSTER_VIP_INTERFACE} does not exist; correct it, or leave it empty for the node address's own"
       ;;
     *) ;;
