@@ -20,7 +20,8 @@ def main() -> None:
     for components in made.components.values():
         for path in (components.packages, components.kubernetes, components.programs):
             print(path)  # noqa: T201
-    print(made.images)  # noqa: T201
+    for path in (made.images, made.node, made.mirror):
+        print(path)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -62,9 +62,18 @@ def prepare(apt: Apt, directory: Path, cache: Path) -> None:
     """Unpack compiler and sources into a directory, and generate what the sources lack."""
     shop, work = Workshop(directory), directory / ".packages"
     unpack(apt.download(COMPILER, Architecture.host(), work / "compiler"), directory / "compiler")
-    shop.top.parent.mkdir(parents=True)
-    # apt has checked it against the signed index; its author's key need not be on this machine.
-    run("dpkg-source", "--no-check", "--extract", apt.source(SOURCE, work / "source"), shop.top)
+    shop.top.mkdir(parents=True)
+    # Upstream's own tarball, which apt has checked. Debian's patches of kubectl's tables are left out: they would need
+    # dpkg-dev and all of perl on this machine.
+    run(
+        "tar",
+        "--extract",
+        "--strip-components=1",
+        "--file",
+        apt.source(SOURCE, work / "source"),
+        "--directory",
+        shop.top,
+    )
     shutil.rmtree(work)
     # The vendored reflect2 reads Go's internals, which have changed since.
     vendored = shop.top / "vendor/github.com/modern-go/reflect2"
@@ -79,18 +88,9 @@ def _generate_openapi(shop: Workshop, cache: Path) -> None:
     shop.go("build", "-o", generator, "k8s.io/kubernetes/vendor/k8s.io/kube-openapi/cmd/openapi-gen", cache=cache)
     described = ",".join(_described(top))
     (top / "pkg/generated/openapi").mkdir(parents=True, exist_ok=True)
-    words = [
-        generator,
-        "-i",
-        described,
-        "-p",
-        OPENAPI,
-        "-O",
-        "zz_generated.openapi",
-        "--output-base",
-        shop.gopath / "src",
-    ]
-    words += ["-h", "hack/boilerplate/boilerplate.generatego.txt", "-r", shop.directory / "violations"]
+    header, base = "hack/boilerplate/boilerplate.generatego.txt", shop.gopath / "src"
+    words: list[str | Path] = [generator, "-i", described, "-p", OPENAPI, "-O", "zz_generated.openapi"]
+    words.extend(["-h", header, "-r", shop.directory / "violations", "--output-base", base])
     root = shop.directory / "compiler/usr/lib/go-1.19"
     settings = {"GOPATH": str(shop.gopath), "GO111MODULE": "off", "GOROOT": str(root), "GOFLAGS": ""}
     run(*words, cwd=top, PATH=f"{root}/bin:/usr/sbin:/usr/bin:/sbin:/bin", GOCACHE=str(cache), **settings)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ RELEASE = "12"
 TRIPLETS = debian.TRIPLETS
 LOADERS = {Architecture.AMD64: "lib64/ld-linux-x86-64.so.2", Architecture.ARM64: "lib/ld-linux-aarch64.so.1"}
 LIBRARY_PLACES = ("lib/{}", "usr/lib/{}", "usr/lib/{}/perl-base")
+VERSIONS = "packages.json"
 TEXT_TAIL = 3000
 
 
@@ -75,11 +78,11 @@ class Apt:
         return sorted(target.glob("*.deb"))
 
     def source(self, name: str, target: Path) -> Path:
-        """Download a source package; apt checks it against the signed index."""
+        """Download a source package, which apt checks against the signed index, and return upstream's tarball."""
         target.mkdir(parents=True)
-        self._run("source", "--download-only", name, cwd=target)
-        (described,) = target.glob("*.dsc")
-        return described
+        self._run("source", "--download-only", "--tar-only", name, cwd=target)
+        (tarball,) = target.glob("*.orig.tar.*")
+        return tarball
 
     def _run(self, *words: str, cwd: Path | None = None) -> None:
         place, own = self.directory, Architecture.host().deb
@@ -101,10 +104,22 @@ class Apt:
 
 
 def unpack(debs: Iterable[Path], target: Path) -> None:
-    """Unpack packages into one tree; no script of theirs is run."""
+    """Unpack packages into one tree; no script of theirs is run. ``packages.json`` tells their versions."""
     target.mkdir(parents=True, exist_ok=True)
+    versions = {}
     for deb in debs:
         run("dpkg-deb", "--extract", deb, target)
+        name, version, _ = deb.name.split("_")
+        versions[name] = urllib.parse.unquote(version)
+    (target / VERSIONS).write_text(json.dumps(versions, indent=1))
+
+
+def upstream_version(tree: Path, name: str) -> str:
+    """Return the version of a package in a tree without what Debian adds to it."""
+    version = json.loads((tree / VERSIONS).read_text())[name]
+    found = re.match(r"(?:\d+:)?([0-9.]+)", version)
+    assert found, version
+    return found[1]
 
 
 @dataclass(frozen=True)

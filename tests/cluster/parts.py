@@ -10,15 +10,15 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.core.arch import Architecture
-from tests.cluster import images, kubernetes
-from tests.cluster.packages import Apt, Tree, known_versions, unpack
+from tests.cluster import images, kubernetes, mirror, nodes
+from tests.cluster.packages import Apt, Tree, known_versions, unpack, upstream_version
 
 HERE = Path(__file__).parent
 OWN_PROGRAMS = ("crictl", "http", "pause")
@@ -27,8 +27,8 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 COMPONENT_PACKAGES = ("containerd", "containernetworking-plugins", "etcd-client", "runc")
 # What the images, the registry and the nodes need beside.
 MORE_PACKAGES = (
-    "conntrack", "docker-registry", "etcd-server", "ipset", "iptables", "keepalived", "libnginx-mod-stream", "nginx",
-    "skopeo",
+    "conntrack", "docker-registry", "ebtables", "etcd-server", "ethtool", "iproute2", "ipset", "iptables", "ipvsadm",
+    "keepalived", "libnginx-mod-stream", "nftables", "nginx", "skopeo", "socat",
 )  # fmt: skip
 
 
@@ -65,6 +65,13 @@ class Components:
         found |= {f"{name}/{name}": self.kubernetes / name for name in kubernetes.NODE_PROGRAMS}
         return found | {"crictl/crictl": self.programs / "crictl"}
 
+    def versions(self) -> dict[str, str]:
+        """Return the version of every component; crictl has that of the CRI that it is built against."""
+        packages = {"containerd": "containerd", "runc": "runc", "etcdctl": "etcd-client"}
+        found = {name: upstream_version(self.packages, package) for name, package in packages.items()}
+        found["cni-plugins"] = upstream_version(self.packages, "containernetworking-plugins")
+        return found | dict.fromkeys((*kubernetes.NODE_PROGRAMS, "crictl"), kubernetes.VERSION.removeprefix("v"))
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -73,10 +80,16 @@ class Parts:
     Attributes:
         components: per architecture that was asked for.
         images: OCI layout of the cluster's images.
+        node: what a node's operating system brings and this machine may lack: nginx, keepalived, iptables, conntrack …
+            with their libraries. Copied over a namespace host's root with ``cp --archive --no-clobber``.
+        mirror: what ``installer.lock --mirror`` takes, of those architectures, and a ``components.yaml`` for it, which
+            is to be copied elsewhere first: the lock is written beside it.
     """
 
     components: dict[Architecture, Components]
     images: Path
+    node: Path
+    mirror: Path
 
     @property
     def own(self) -> Components:
@@ -103,7 +116,8 @@ def make(directory: Path | None = None, arches: Iterable[Architecture] = ()) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
         maker = _Maker(place)
         components = {arch: maker.components(arch) for arch in sorted({own, *arches})}
-        made = Parts(components, maker.images(components[own]))
+        mine = components[own]
+        made = Parts(components, maker.images(mine), maker.node(mine), maker.mirror(list(components.values())))
         maker.tidy()
     return made
 
@@ -199,6 +213,18 @@ class _Maker:
 
         inputs = [own.packages.name, own.kubernetes.name, own.programs.name]
         return self.part(f"images-{own.arch}", _hash([HERE / "images.py"], *inputs), fill)
+
+    def node(self, own: Components) -> Path:
+        key = _hash([HERE / "nodes.py"], own.packages.name)
+        return self.part(f"node-{own.arch}", key, lambda target: nodes.fill(Tree(own.packages, own.arch), target))
+
+    def mirror(self, components: Sequence[Components]) -> Path:
+        def fill(target: Path) -> None:
+            mirror.write(target, {one.arch: one.files() for one in components}, components[0].versions())
+
+        inputs = [path.name for one in components for path in (one.packages, one.kubernetes, one.programs)]
+        arches = "+".join(one.arch for one in components)
+        return self.part(f"mirror-{arches}", _hash([HERE / "mirror.py"], *inputs), fill)
 
     def tidy(self) -> None:
         """Remove what was made by other code or from other packages, and what only making needs."""
