@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
@@ -13,11 +14,12 @@ from pipeline.core.console import command
 if TYPE_CHECKING:
     from pipeline.core.arch import Architecture
     from pipeline.image import Plan
+    from pipeline.installer import Source
     from pipeline.profile import Release
 
 ROOT = Path(__file__).resolve().parent
 PROFILES = str(ROOT / "osprofiles")
-OVERLAYS, BUILD = ROOT / "overlays", ROOT / "build"
+OVERLAYS, BUILD, INSTALLER = ROOT / "overlays", ROOT / "build", ROOT / "installer-image"
 WHICH = {
     "os": "operating system, one of the profiles (default: debian)",
     "release": "one of its releases (default: the profile's)",
@@ -316,14 +318,125 @@ def lint(_context: Context) -> None:
         "n": "how often each is measured (default: 3; of the RPM systems once)",
         "rpm": "only the RPM systems, from the stand-in repositories: benchmarks/rpm.md",
         "deb": "only Debian: benchmarks/report.md",
+        "installer": "only the installer image: benchmarks/installer.md",
     }
 )
 @command
-def benchmark(_context: Context, n: int = 0, rpm: bool = False, deb: bool = False) -> None:
-    """Measure builds, rebuilds, sizes and memory on this machine: benchmarks/report.md and rpm.md, with JSON beside.
+def benchmark(_context: Context, n: int = 0, rpm: bool = False, deb: bool = False, installer: bool = False) -> None:
+    """Measure builds, rebuilds, sizes and memory on this machine: reports in benchmarks/, with JSON beside.
 
     Example: ./invoke benchmark --deb -n 5
     """
     from benchmarks.__main__ import main
 
-    main([*(["-n", str(n)] if n else []), *(["--rpm"] if rpm else []), *(["--deb"] if deb else [])])
+    parts = {"--rpm": rpm, "--deb": deb, "--installer": installer}
+    main([*(["-n", str(n)] if n else []), *(word for word, wanted in parts.items() if wanted)])
+
+
+# --- installer.*
+
+COMPONENTS = "file with the components, its lock beside it (default: installer-image/components.yaml)"
+MIRROR = "URL or directory that stands for scheme and host of every URL; the paths stay"
+
+
+def _source(components: str) -> Source:
+    from pipeline import installer
+
+    return installer.Source.at(INSTALLER, Path(components) if components else None)
+
+
+@task(
+    help={
+        "components": COMPONENTS,
+        "arch": "amd64, arm64, or all that installer-image/image.yaml names",
+        "mirror": MIRROR,
+        "dry-run": "print the whole resolved plan and stop",
+    }
+)
+@command
+def installer_build(
+    _context: Context, components: str = "", arch: str = "all", mirror: str = "", dry_run: bool = False
+) -> None:
+    """Build the installer image from what the lock pins: build/cluster-installer/.
+
+    Example: ./invoke installer.build --mirror /srv/mirror
+    """
+    from pipeline import installer
+
+    plan = installer.resolve(_source(components), arch=arch, mirror=mirror or None)
+    if dry_run:
+        print(plan.text())
+        return
+    print(installer.outcome(installer.build(plan, BUILD)))
+
+
+@task(help={"components": COMPONENTS, "mirror": MIRROR})
+@command
+def installer_lock(_context: Context, components: str = "", mirror: str = "") -> None:
+    """Download every component once, check it, and pin its sha256 in components.lock.
+
+    Example: ./invoke installer.lock --mirror https://mirror.site.example/upstream
+    """
+    from pipeline import installer
+    from pipeline.core import progress
+
+    source = _source(components)
+    with progress.session(BUILD / "logs/installer-lock.log"):
+        changes = installer.make_lock(source, mirror=mirror or None)
+    print("\n".join([f"{source.lock}: {len(changes)} changes", *changes]) if changes else f"{source.lock}: unchanged")
+
+
+@task(
+    help={
+        "to": "where to: HOST[:PORT]/PATH",
+        "tag": "name beside the digest (default: the image's version)",
+        "ca": "PEM file of the authority that signed for the registry",
+        "auth-file": "config.json of docker or auth.json of podman (default: where these look)",
+        "insecure": "believe any certificate",
+        "plain-http": "speak to the registry without TLS",
+    }
+)
+@command
+def installer_push(
+    _context: Context,
+    to: str = "",
+    tag: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Push the built installer image to the site's registry, and print the line that its nodes need.
+
+    Example: ./invoke installer.push --to registry.site.example:5000/cluster/cluster-installer --ca ca.pem
+    """
+    from pipeline import installer, oci
+
+    options = oci.RegistryOptions(
+        ca=Path(ca) if ca else None,
+        insecure_tls=insecure,
+        plain_http=plain_http,
+        auth_file=Path(auth_file) if auth_file else oci.find_auth_file(),
+    )
+    where, _ = installer.push(BUILD, to, tag=tag or None, options=options)
+    print(f"INSTALLER_IMAGE={where}")
+
+
+@task(help={"to": "where it is pushed, for the line that nodes need: HOST[:PORT]/PATH"})
+@command
+def installer_show(_context: Context, to: str = "") -> None:
+    """Show the built installer image: components, versions, sizes, layers and digests.
+
+    Example: ./invoke installer.show
+    """
+    from pipeline import installer
+
+    installer.print_image(BUILD, to or installer.EXAMPLE)
+
+
+# --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
+
+ns = Collection(build, matrix, doctor, list_images, verify, shell, inspect, clean, test, lint, benchmark)
+ns.add_collection(
+    Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)
+)
