@@ -211,15 +211,18 @@ class Upload:
         descriptor: its digest and size.
         path: the file.
         chunk_size: bytes of a chunk, where it is sent in such.
+        begun: an upload that the registry has begun already.
     """
 
-    def __init__(self, wire: Wire, repo: str, descriptor: Descriptor, path: Path, chunk_size: int) -> None:
+    def __init__(
+        self, wire: Wire, repo: str, descriptor: Descriptor, path: Path, chunk_size: int, begun: str | None = None
+    ) -> None:
         self._wire, self._path, self._chunk_size = wire, path, chunk_size
         self._scope, self._digest, self._size = Scope(repo, push=True), descriptor.digest, descriptor.size
         self._what = f"{wire.host}/{repo}: {descriptor.digest}"
         self._blob = wire.url(f"{repo}/blobs/{descriptor.digest}")
         self._start = wire.url(f"{repo}/blobs/uploads/")
-        self._location: str | None = None
+        self._location = begun
         self._offset = 0
         self._failures = 0
 
@@ -309,8 +312,8 @@ class Upload:
         """Find out whose fault it is that the registry does not take what was sent."""
         if digest_of_file(self._path, self._digest.partition(":")[0]) != self._digest:
             raise InputError(f"{self._path} is not {self._digest}: its content has another hash", hint=_NOT_IT)
-        if not whole:
-            self._forget("the registry has something else than it was sent", response)
+        if not whole or response.status_code == NOT_FOUND:
+            self._forget("the registry has forgotten the upload, or has something else than it was sent", response)
         if response.status_code == BAD_REQUEST:
             raise NetworkError(f"{self._what}: the registry received something else than it was sent", hint=MISMATCH)
 

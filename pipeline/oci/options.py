@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.download import MIB
+from pipeline.core.download import MIB, PATIENT
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class RegistryOptions:
         plain_http: no TLS at all; only when the user asks for it.
         auth_file: a docker ``config.json`` or podman ``auth.json``; without it there are no credentials.
         retries: attempts after the first one.
+        backoff: seconds; the second attempt is made at once, the third after twice this, and the pause doubles on.
         timeout: seconds to wait for the next bytes.
         deadline: seconds that the attempts at one request, or at getting a blob further, may take in all.
         parallel: blobs that :func:`push` and :func:`pull` move at once.
@@ -28,8 +29,9 @@ class RegistryOptions:
     insecure_tls: bool = False
     plain_http: bool = False
     auth_file: Path | None = None
-    retries: int = 5
-    timeout: float = 60.0
+    retries: int = PATIENT.retries
+    backoff: float = PATIENT.backoff
+    timeout: float = PATIENT.read_timeout
     deadline: float = 600.0
     parallel: int = 4
     chunk_size: int = 16 * MIB

@@ -46,6 +46,7 @@ class Registry:
             raise InputError(f"{host!r} is not a registry's host", hint="write host or host:port, without https://")
         self.host, self.options = host, options or RegistryOptions()
         self.wire = Wire(host, self.options)
+        self._begun: dict[tuple[str, str], str] = {}
 
     # --- manifests
 
@@ -175,9 +176,7 @@ class Registry:
         if response.status_code in REFUSALS:  # of the mount: whether we may write, the upload will tell
             return False
         self._expect(response, f"{self.host}/{repo}: {digest}", ACCEPTED)
-        if "Location" in response.headers:
-            # It began an upload instead, which nobody needs; a registry that cannot end it forgets it in a while.
-            self.wire.asked(lambda: self.wire.send("DELETE", self.wire.location(response), scope))
+        self._begun[repo, digest] = self.wire.location(response)  # it began an upload instead: the one to come
         return False
 
     def put_blob(self, repo: str, descriptor: Descriptor, path: Path) -> None:
@@ -195,7 +194,8 @@ class Registry:
         from pipeline.oci import blobs
 
         _repository(repo)
-        blobs.Upload(self.wire, repo, descriptor, path, self.options.chunk_size).run()
+        begun = self._begun.pop((repo, descriptor.digest), None)
+        blobs.Upload(self.wire, repo, descriptor, path, self.options.chunk_size, begun).run()
 
     def tags(self, repo: str) -> tuple[str, ...]:
         """Return the tags of a repository, sorted; none if there is no such repository.

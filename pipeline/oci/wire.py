@@ -54,7 +54,7 @@ class BrokenError(Exception):
 
 
 class Policy(urllib3.Retry):
-    """urllib3's policy with an end in time, and without the vain repetition of a refused certificate."""
+    """urllib3's policy with an end in time, and without vain repetition where TLS is not to be had."""
 
     def __init__(self, *args: Any, deadline: float, begun: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -67,7 +67,7 @@ class Policy(urllib3.Retry):
     def increment(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """Return the policy for the next attempt, or raise if there is to be none."""
         error = kwargs.get("error")
-        if error is not None and any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error)):
+        if error is not None and _tls_fault(error):
             raise MaxRetryError(None, "", error)  # type: ignore[arg-type]
         following = super().increment(*args, **kwargs)
         following.begun = following.begun or time.monotonic()
@@ -145,7 +145,7 @@ class Wire:
             total=retries,
             allowed_methods=WHOLE,
             status_forcelist=TRANSIENT,
-            backoff_factor=PATIENT.backoff,
+            backoff_factor=self._options.backoff,
             backoff_max=PATIENT.longest_pause,
             retry_after_max=int(PATIENT.longest_pause),
             raise_on_status=False,
@@ -253,12 +253,8 @@ class Wire:
 
     def _explain(self, url: str, error: Exception) -> NoReturn:
         """Say why a connection failed."""
-        for cause in causes(error):
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                text = f"{redact(url)}: the registry's certificate is not trusted: {cause.verify_message}"
-                raise NetworkError(text, hint=AUTHORITY) from error
-            if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-                raise NetworkError(f"{redact(url)}: no TLS is spoken there", hint=SPEAKS_PLAIN) from error
+        if fault := _tls_fault(error):
+            raise NetworkError(f"{redact(url)}: {fault[0]}", hint=fault[1]) from error
         raise BrokenError(f"{redact(url)}: {_words(error)}", hint=UNREACHABLE) from error
 
     def persist(self, attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
@@ -355,6 +351,16 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(cause))
             yield cause
             waiting += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
+
+
+def _tls_fault(error: BaseException) -> tuple[str, str] | None:
+    """Return what is wrong with the other side's TLS, and a hint, if that is what is wrong."""
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the registry's certificate is not trusted: {cause.verify_message}", AUTHORITY
+        if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+            return "no TLS is spoken there", SPEAKS_PLAIN
+    return None
 
 
 def _words(error: BaseException) -> str:
