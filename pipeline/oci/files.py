@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,14 @@ def storage(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """Yield a path beside a target; what was put there becomes the target if all went well, and goes if not."""
+    """Yield a path beside a target; what was put there becomes the target if all went well, and goes if not.
+
+    Raises:
+        StorageError: the target is there and is a device, a directory or the like, which a rename would replace.
+    """
+    with storage(target), contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(target.lstat().st_mode):
+            raise StorageError(f"{target}: is there, and is not a file", hint="name another file to write to")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
