@@ -114,7 +114,7 @@ def make(directory: Path | None = None, arches: Iterable[Architecture] = ()) -> 
     own = Architecture.host()
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-        maker = _Maker(place)
+        maker = Maker(place)
         components = {arch: maker.components(arch) for arch in sorted({own, *arches})}
         mine = components[own]
         made = Parts(components, maker.images(mine), maker.node(mine), maker.mirror(list(components.values())))
@@ -133,7 +133,7 @@ def _hash(paths: Iterable[Path], *words: str) -> str:
 
 
 @dataclass
-class _Maker:
+class Maker:
     """Makes parts in a directory that it has for itself.
 
     Attributes:

@@ -97,6 +97,9 @@ func parse(words []string) (socket, command string, flags map[string]bool, names
 			names = append(names, word)
 		}
 	}
+	if command == "" {
+		return "", "", nil, nil, errors.New(usage)
+	}
 	if strings.HasPrefix(socket, "/") {
 		socket = "unix://" + socket
 	}
