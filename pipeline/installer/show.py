@@ -10,6 +10,7 @@ from pipeline.installer.image import Built, built_manifest
 
 MB = 1_000_000
 EXAMPLE = "registry.site.example:5000/cluster/cluster-installer"
+WIDTH = 100
 SHORT = 19  # "sha256:" and twelve digits
 
 
@@ -50,6 +51,7 @@ def print_image(build_dir: Path, repository: str = EXAMPLE) -> None:
 
     known = built_manifest(build_dir)
     console = Console(soft_wrap=True)
+    console.width = max(console.width, WIDTH)  # a digest that is cut short is of no use
     console.print(f"{known['title']} {known['version']}, revision {known['revision']}", highlight=False)
     for arch, platform in known["platforms"].items():
         table = Table(box=None, pad_edge=False)
