@@ -35,7 +35,7 @@ done
 UTILS=$(readlink -f -- "${BASH_SOURCE[0]%/*}")/lib/utils.sh
 # shellcheck disable=SC2016 # expanded by the inner bash
 PROBE='set -Eeuo pipefail; source "$1"; declare -F log_info log_warn log_error >/dev/null; echo whole'
-if [[ $(bash -c "${PROBE}" bash "${UTILS}" 2>/dev/null || true) == *whole ]]; then
+if [[ $(timeout 10 bash -c "${PROBE}" bash "${UTILS}" </dev/null 2>/dev/null || true) == *whole ]]; then
   # shellcheck source=/dev/null
   source "${UTILS}"
 fi
