@@ -83,7 +83,10 @@ class Registry:
             if is_digest(digest) and not matches(data, digest):
                 raise NetworkError(f"{what}: its content has another hash: {digest_of(data)}", hint=MISMATCH)
         digest = ref if is_digest(ref) else announced if is_digest(announced) else digest_of(data)
-        return Descriptor(_media_type(response, data), digest, len(data)), data
+        try:
+            return Descriptor(_media_type(response, data), digest, len(data)), data
+        except InputError as error:
+            raise NetworkError(f"{what}: {error.message}", hint="check that this is a registry") from error
 
     def _read(self, url: str, scope: Scope, what: str) -> tuple[requests.Response, bytes]:
         """Ask once for a manifest, and take no more than a manifest may have."""

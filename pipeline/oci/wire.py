@@ -193,7 +193,7 @@ class Wire:
             once: a fault is not borne here but raised at once: the caller has to look what has become of it.
 
         Raises:
-            BrokenError: the connection failed; only with ``once``, or if stated patience is at its end.
+            BrokenError: the connection failed; without ``once``, as often as is borne.
             NetworkError: it cannot be sent, or nobody is to be trusted.
         """
         ours = urllib.parse.urlsplit(url).netloc == urllib.parse.urlsplit(self._base).netloc

@@ -48,7 +48,7 @@ def program(name: str, folder: Path, *packages: str) -> tuple[Path, dict[str, st
         for archive in sorted(work.glob("*.deb")):
             subprocess.run(["dpkg-deb", "--extract", archive, root], check=True)
     libraries = [str(path) for path in (*root.glob("usr/lib/*-linux-gnu"), *root.glob("lib/*-linux-gnu"))]
-    return root / "usr/bin" / name, {"LD_LIBRARY_PATH": ":".join(libraries)}
+    return root / "usr/bin" / name, {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {}
 
 
 def skopeo(folder: Path, *arguments: str | Path) -> str:

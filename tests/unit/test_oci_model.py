@@ -377,3 +377,23 @@ def test_an_empty_layer(tmp_path: Path) -> None:
     assert found.size == (tmp_path / "layer").stat().st_size
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "layer").read_bytes())) as archive:
         assert archive.getnames() == []
+
+
+def test_layers_that_may_not_be_passed_on(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path)
+    config = layout.put_blob(b"{}", oci.OCI_CONFIG)
+    foreign = Descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", DIGEST, 9)
+    manifest = {"schemaVersion": 2, "config": config.to_json(), "layers": [foreign.to_json()]}
+    top = layout.put_manifest(manifest, oci.DOCKER_MANIFEST)
+    layout.set_index([top])
+    assert [found.digest for found in layout.verify()] == [config.digest, top.digest]
+
+
+def test_a_longer_hash(tmp_path: Path) -> None:
+    layout, data = Layout.create(tmp_path), b'{"schemaVersion":2,"manifests":[]}'
+    digest = f"sha512:{hashlib.sha512(data).hexdigest()}"
+    layout.put_bytes(digest, data)
+    layout.set_index([Descriptor(oci.OCI_INDEX, digest, len(data))])
+    assert [found.digest for found in layout.verify()] == [digest]
+    with pytest.raises(VerificationError, match="another hash"):
+        layout.put_bytes(digest, b"other")
