@@ -44,7 +44,8 @@ HIDDEN = (
 COPIED = ("vm", "fs")
 COPIED_FILES = (
     "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
-    "kernel/keys/maxkeys", "kernel/pid_max", "kernel/threads-max", "kernel/softlockup_panic", "kernel/softlockup_all_cpu_backtrace",
+    "kernel/keys/maxkeys", "kernel/pid_max", "kernel/threads-max", "kernel/softlockup_panic",
+    "kernel/softlockup_all_cpu_backtrace",
     "kernel/watchdog_thresh", "kernel/hung_task_timeout_secs", "kernel/sysrq", "kernel/core_pattern", "kernel/printk",
     "net/netfilter/nf_conntrack_max", "net/nf_conntrack_max",
 )  # fmt: skip

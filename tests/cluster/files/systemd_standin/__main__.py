@@ -297,8 +297,14 @@ def systemctl(arguments: list[str]) -> int:
         return 1
     if "--no-block" in found:
         rest = [word for word in arguments if word != "--no-block"]
+        quiet = subprocess.DEVNULL  # or our caller would wait for the end of what we print
         subprocess.Popen(
-            [*control.LAUNCHER, "systemctl", *rest], env=control.CLEAN, start_new_session=True
+            [*control.LAUNCHER, "systemctl", *rest],
+            env=control.CLEAN,
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
         ).returncode = 0
         return 0
     return VERBS[verb]([unitfile.full_name(word) for word in words[1:]], found)

@@ -139,7 +139,8 @@ class Supervisor:
         """Run a program to its end; whether that went well."""
         pid = self.spawn(line)
         if pid is None:
-            self.state.result, self.state.exit_status = "exit-code", EXEC_FAILED
+            if not line.ignored:
+                self.state.result, self.state.exit_status = "exit-code", EXEC_FAILED
             return line.ignored
         if self.type == "oneshot":
             self.state.main_pid = pid
@@ -148,7 +149,11 @@ class Supervisor:
             return False
         if pid not in self.ended:
             return False
-        return self.judge(self.ended.pop(pid)) or line.ignored
+        before = self.state.result
+        good = self.judge(self.ended.pop(pid))
+        if line.ignored:
+            self.state.result = before
+        return good or line.ignored
 
     def judge(self, status: int) -> bool:
         """Note how a process ended; whether that counts as success."""
