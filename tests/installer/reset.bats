@@ -65,6 +65,11 @@ state() {
 NODE
 }
 
+# containerd's cgroups are the machine's own, whatever the namespace.
+teardown() {
+  [[ -z ${CGROUP-} ]] || find /sys/fs/cgroup -maxdepth 4 -depth -type d -path "*/${CGROUP}*" -exec rmdir {} +
+}
+
 # Runs a script on such a node.
 node() {
   printf '%s\n' "$1" >script
@@ -251,6 +256,28 @@ refuse() {
   expect 0 '-namespace moby' 'nginx -c /etc/nginx/nginx.conf' 'sleep 601' '/var/lib/containerd'
   refuse k8s.io 'kubelet 604' cluster-installer
   [[ $(grep -c 'sleep 601' <<<"${output}") == 1 ]]
+}
+
+@test "containers of a real containerd are removed by it, others' in it stay" {
+  export CGROUP=reset-bats-$$
+  command -v containerd >/dev/null && command -v runc >/dev/null || skip 'containerd and runc are not installed'
+  node 'installed
+    mkdir -p /run/containerd rootfs
+    printf "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n" >config.toml
+    containerd --config config.toml >containerd.log 2>&1 &
+    for _ in {1..100}; do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
+    ldd /bin/sleep | grep -oE "/[^ ]+" | xargs -I{} cp --parents -L {} rootfs
+    cp --parents -L /bin/sleep rootfs
+    for namespace in k8s.io moby; do
+      ctr -n "${namespace}" run --detach --cgroup "/${CGROUP}/${namespace}" --rootfs "${PWD}/rootfs" "of-${namespace}" /bin/sleep 600 || { cat containerd.log; exit 9; }
+    done
+    payload/reset.sh --yes
+    for namespace in k8s.io moby; do ctr -n "${namespace}" tasks list | sed "s/^/${namespace}: /"; ctr -n "${namespace}" containers list --quiet; done
+    ps -eo args | grep -c "[c]ontainerd-shim.*k8s.io" || true
+    ctr -n moby tasks delete --force of-moby >/dev/null
+    kill %1'
+  expect 0 'killing container of-k8s.io' 'removing container of-k8s.io' 'moby: of-moby' $'\n0' '/var/lib/containerd stays: containers of somebody else' 'actions, 0 failed'
+  refuse 'k8s.io: of-k8s.io'
 }
 
 @test "a vendor's containerd keeps running and keeps its files" {

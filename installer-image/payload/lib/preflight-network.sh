@@ -6,7 +6,7 @@
 # Outputs: its IPv4 addresses, one a line; nothing if it has none or the name server does not answer
 #######################################
 addresses_of() {
-  timeout 3 getent ahostsv4 "$1" 2>/dev/null | awk '!seen[$1]++ { print $1 }' || true
+  timeout 2 getent ahostsv4 "$1" 2>/dev/null | awk '!seen[$1]++ { print $1 }' || true
 }
 
 #######################################
@@ -62,6 +62,7 @@ check_host_name() {
     else
       found WARN "the name ${name} resolves to ${address}, which is not this node's; correct the name service or /etc/hosts"
     fi
+    break # one is enough, and each may take seconds
   done < <(addresses_of "${name}")
 }
 
