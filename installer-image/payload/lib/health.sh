@@ -32,20 +32,24 @@ etcd_healthy() {
 }
 
 #######################################
-# The static pods of this master run and are ready, as the API sees them.
-# Outputs: those that are not
+# The static pods of this master, asked themselves: what the API says of them lags a minute behind, as kubelet reports static pods late.
+# Globals: CLUSTER_NODE_IP
+# Outputs: those that do not answer as healthy
 # Returns: 1 if there are any
 #######################################
-static_pods_ready() {
-  local pods name wrong=0
-  pods=$(kube_admin --namespace=kube-system get pods --field-selector "spec.nodeName=${CLUSTER_NODE_NAME}" --output \
-    'jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}') || return 1
-  for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
-    if ! grep -qx "${name}-${CLUSTER_NODE_NAME}=True" <<<"${pods}"; then
-      echo "${name} is not ready"
+static_pods_healthy() {
+  local name url answer wrong=0
+  while read -r name url; do
+    answer=$(curl --silent --insecure --max-time 5 "${url}") || true
+    if [[ ${answer} != ok ]]; then
+      echo "${name} is not healthy: ${url} says '${answer}'"
       wrong=1
     fi
-  done
+  done <<LIST
+kube-apiserver https://${CLUSTER_NODE_IP}:6443/readyz
+kube-controller-manager https://127.0.0.1:10257/healthz
+kube-scheduler https://127.0.0.1:10259/healthz
+LIST
   return "${wrong}"
 }
 
@@ -97,7 +101,7 @@ wait_for_node() {
 #######################################
 wait_for_master() {
   wait_until --deadline "${NODE_DEADLINE}" "etcd's members" etcd_healthy
-  wait_until --deadline "${NODE_DEADLINE}" "the static pods of this master" static_pods_ready
+  wait_until --deadline "${NODE_DEADLINE}" "the static pods of this master" static_pods_healthy
 }
 
 #######################################

@@ -9,6 +9,7 @@ JOIN_CONFIGMAP=cluster-join
 JOIN_DEADLINE=3600 # seconds that a joiner waits for the first master
 RUN_DIRECTORY=${RUN_DIRECTORY:-/run/cluster-installer}
 
+
 #######################################
 # Encrypts standard input with the join secret. The secret has 256 random bits, so no key stretching is needed, and this form
 # is understood by the openssl 1.0.2 of CentOS 7, too. It is read from its file, never from a command line.
@@ -58,41 +59,29 @@ ca_hash() {
 }
 
 #######################################
-# On a master: makes a fresh token and certificate key, valid for two hours, and publishes them encrypted.
-# Neither is printed, nor on a command line, nor left in a file.
-# Globals: CLUSTER_RELEASE RUN_DIRECTORY JOIN_CONFIGMAP
+# On a master: makes a fresh token and certificate key and publishes them, in a program of its own that cleans up behind itself.
+# Globals: CLUSTER_RELEASE
 #######################################
 join_publish() {
-  local config expires plain
-  # shellcheck disable=SC2034 # the templates read them
-  local TOKEN CERTIFICATE_KEY JOIN_TEXT JOIN_TAG JOIN_EXPIRES
-  config=$(mktemp -- "${RUN_DIRECTORY}/token.XXXXXX")
-  # shellcheck disable=SC2064 # the name as it is now
-  trap "rm -f -- '${config}'" EXIT
-  TOKEN=$(kubeadm token generate)
-  CERTIFICATE_KEY=$(kubeadm certs certificate-key)
-  expires=$(($(date +%s) + 7200)) # kubeadm keeps the uploaded certificates for two hours
-  kubeadm_values
-  render_template "${CLUSTER_RELEASE}/templates/kubeadm-token.yaml" >"${config}"
-  kubeadm init phase upload-certs --upload-certs --config "${config}" >/dev/null # it prints the key
-  kubeadm init phase bootstrap-token --config "${config}" >/dev/null             # it prints the token
-  plain="token=${TOKEN} key=${CERTIFICATE_KEY} ca=$(ca_hash) expires=${expires}"
-  JOIN_TEXT=$(printf '%s' "${plain}" | join_encrypt)
-  JOIN_TAG=$(join_tag "${JOIN_TEXT}")
-  JOIN_EXPIRES=$(date -u -d "@${expires}" +%Y-%m-%dT%H:%M:%SZ)
-  render_template "${CLUSTER_RELEASE}/templates/join-configmap.yaml" | kube_admin apply -f - >/dev/null
-  note_change "published a join token that expires at ${JOIN_EXPIRES}"
+  "${CLUSTER_RELEASE}/bin/publish-join"
 }
 
 #######################################
-# Asks the cluster for a field of the published ConfigMap, as anybody may.
+# Asks the cluster for the published ConfigMap, as anybody may: without credentials, and not knowing the CA yet. (kubectl asks for a
+# user name then.)
 # Globals: CLUSTER_ENDPOINT JOIN_CONFIGMAP
-# Arguments: field
-# Outputs: its value
+# Outputs: the ConfigMap as JSON
+#######################################
+join_fetch() {
+  curl --silent --show-error --fail --insecure --max-time 10 "https://${CLUSTER_ENDPOINT}/api/v1/namespaces/kube-public/configmaps/${JOIN_CONFIGMAP}"
+}
+
+#######################################
+# Arguments: field, the ConfigMap as JSON; the values are base64 and hex, so that nothing in them is escaped
+# Outputs: the field's value
 #######################################
 join_field() {
-  kubectl --kubeconfig=/dev/null --server="https://${CLUSTER_ENDPOINT}" --insecure-skip-tls-verify=true --request-timeout=10s \
-    --namespace=kube-public get configmap "${JOIN_CONFIGMAP}" --output="jsonpath={.data.$1}" </dev/null
+  sed -n "s/.*\"$1\": *\"\([A-Za-z0-9+/=]*\)\".*/\1/p" <<<"$2"
 }
 
 #######################################
@@ -109,9 +98,10 @@ wait_for_cluster() {
 # Returns: 1 if there is nothing yet, it is not from this cluster, or has expired
 #######################################
 join_read() {
-  local text tag plain expires=0 field
-  text=$(join_field text) || return 1
-  tag=$(join_field tag) || return 1
+  local published text tag plain expires=0 field
+  published=$(join_fetch) || return 1
+  text=$(join_field text "${published}")
+  tag=$(join_field tag "${published}")
   if [[ -z ${text} || $(join_tag "${text}") != "${tag}" ]]; then
     echo "what ${CLUSTER_ENDPOINT} publishes was not made with this cluster's join secret (${CLUSTER_JOIN_SECRET_FILE}): another cluster answers there, or this node's seed is another cluster's"
     return 1

@@ -110,7 +110,7 @@ admin_kubeconfig() {
     log_warn "${config} belongs to another cluster and stays; this cluster's is /etc/kubernetes/admin.conf"
     return 0
   fi
-  install -d -m 0700 "${config%/*}"
+  mkdir -p "${config%/*}" && chmod 0700 "${config%/*}"
   write_file "${config}" 0600 </etc/kubernetes/admin.conf
 }
 

@@ -136,7 +136,7 @@ node_units() {
 # Outputs: one sha256
 #######################################
 service_sum() {
-  cat -- "$@" 2>/dev/null | sha256sum | cut -d' ' -f1
+  { cat -- "$@" 2>/dev/null || true; } | sha256sum | cut -d' ' -f1
 }
 
 #######################################

@@ -59,20 +59,19 @@ once() {
 }
 
 #######################################
-# Removes old releases: CLUSTER_KEEP_RELEASES stay, the current and the previous one always.
+# Removes old releases: CLUSTER_KEEP_RELEASES stay, the current and the previous one before all, then the newest.
 # Globals: HOME_DIRECTORY STATE_DIR CLUSTER_KEEP_RELEASES
 #######################################
 release_prune() {
-  local current previous='' release kept=0
+  local current previous='' release left
   current=$(readlink -f -- "${HOME_DIRECTORY}/current")
   [[ ! -e ${STATE_DIR}/previous ]] || previous=$(<"${STATE_DIR}/previous")
+  left=$((CLUSTER_KEEP_RELEASES - 1))
+  [[ -z ${previous} ]] || left=$((left - 1))
   while read -r release; do
-    if [[ ${release} == "${current##*/}" || ${release} == "${previous}" ]]; then
-      kept=$((kept + 1))
-      continue
-    fi
-    kept=$((kept + 1))
-    ((kept > CLUSTER_KEEP_RELEASES)) || continue
+    if [[ ${release} == "${current##*/}" || ${release} == "${previous}" ]]; then continue; fi
+    left=$((left - 1))
+    ((left < 0)) || continue
     rm -rf -- "${HOME_DIRECTORY:?}/releases/${release}" "${STATE_DIR:?}/checkpoints/${release}"
     note_change "removed the old release ${release:0:12}"
   done < <(cd -- "${HOME_DIRECTORY}/releases" && ls -1t)

@@ -10,7 +10,7 @@
 role_main() {
   trap_errors
   role_settings
-  install -d -m 0700 "${RUN_DIRECTORY}"
+  mkdir -p "${RUN_DIRECTORY}" && chmod 0700 "${RUN_DIRECTORY}"
   checkpoint_open "${CHECKPOINT_KEY}"
   case ${1-} in
     pre_install | install | post_install) "$1" ;;
