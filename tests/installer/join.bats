@@ -3,7 +3,7 @@
 
 setup() {
   LIB=${BATS_TEST_DIRNAME}/../../installer-image/payload/lib
-  cd "${BATS_TEST_TMPDIR}"
+  cd "${BATS_TEST_TMPDIR}" || return
   openssl rand -hex 32 >secret
   openssl rand -hex 32 >other
 }

@@ -9,7 +9,6 @@ JOIN_CONFIGMAP=cluster-join
 JOIN_DEADLINE=3600 # seconds that a joiner waits for the first master
 RUN_DIRECTORY=${RUN_DIRECTORY:-/run/cluster-installer}
 
-
 #######################################
 # Encrypts standard input with the join secret. The secret has 256 random bits, so no key stretching is needed, and this form
 # is understood by the openssl 1.0.2 of CentOS 7, too. It is read from its file, never from a command line.
