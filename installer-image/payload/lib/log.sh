@@ -67,7 +67,7 @@ log_write() {
   shift 3
   log_time now
   printf -v line '%s %-5s %s:%s: %s' "${LOG_TIME}" "${level}" "${file}" "${number}" "$*"
-  line=${line//$'\n'/$'\n'    } # what goes on in a second line is no message of its own
+  line=${line//$'\n'/$'\n'    }                # what goes on in a second line is no message of its own
   printf '%s\n' "${line}" >&2 2>/dev/null || : # in this order: the line to stderr, a complaint nowhere
   [[ -z ${CLUSTER_LOG_TEXT-} ]] || { printf '%s\n' "${line}" >>"${CLUSTER_LOG_TEXT}"; } 2>/dev/null || :
   [[ -n ${CLUSTER_LOG_JSON-} ]] || return 0
