@@ -193,8 +193,12 @@ processes() {
     pid=${parents[${pid}]-}
   done
   for pid in "${!parents[@]}"; do
-    line=''
-    while IFS= read -r -d '' word || [[ -n ${word} ]]; do line+=" ${word//$'\n'/ }"; done 2>/dev/null <"/proc/${pid}/cmdline" || true
+    line='' word=''
+    # A process that ends while it is read makes read fail and leave the word as it was: it is emptied, or this never ends.
+    while IFS= read -r -d '' word || [[ -n ${word} ]]; do
+      line+=" ${word//$'\n'/ }"
+      word=''
+    done 2>/dev/null <"/proc/${pid}/cmdline" || true
     [[ ${own} == *" ${pid} "* || -z ${line} ]] || printf '%s %s %s%s\n' "${pid}" "${parents[${pid}]}" "${programs[${pid}]:--}" "${line}"
   done
 }
