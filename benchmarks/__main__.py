@@ -1,4 +1,4 @@
-"""Measure what this project promises: benchmarks/report.md on Debian, benchmarks/rpm.md on the RPM systems.
+"""Measure what this project promises: benchmarks/report.md on Debian, rpm.md on the RPM systems, installer.md.
 
 The RPM systems are built from the stand-in repositories, which are made first if they are not there. Beside each report
 there is a JSON file of the same name.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, report, rpm, rpm_report, scenarios
+from benchmarks import installer, machine, report, rpm, rpm_report, scenarios
 from benchmarks.report import Number, Report
 from benchmarks.rpm_report import RpmReport
 from pipeline.core import progress
@@ -83,6 +84,19 @@ def measured_rpm(count: int) -> RpmReport:
     )  # fmt: skip
 
 
+def measured_installer(count: int) -> Report:
+    """Measure everything of the installer image; it takes some minutes.
+
+    Args:
+        count: how often each is measured.
+    """
+    parent = machine.scratch_parent()
+    described, date = machine.describe(parent), _now()
+    with tempfile.TemporaryDirectory(prefix="node-images-benchmark-", dir=parent) as name:
+        numbers = installer.measured(installer.prepare(Path(name)), count)
+    return Report(f".venv/bin/python -m benchmarks --installer -n {count}", date, described, numbers)
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
@@ -96,11 +110,16 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     chosen = _parser().parse_args(words)
     logs = HERE.parent / "build/logs"
-    if not chosen.rpm:
+    every = not (chosen.rpm or chosen.deb or chosen.installer)
+    if chosen.installer or every:
+        with progress.session(logs / "benchmark-installer.log"):
+            made = measured_installer(chosen.n or COUNT)
+        _write(chosen.output / "installer", installer.as_markdown(made), report.as_json(made))
+    if chosen.deb or every:
         with progress.session(logs / "benchmark.log"):
             done = measured(chosen.os, chosen.mirror, chosen.n or COUNT, chosen.cold)
         _write(chosen.output / "report", report.as_markdown(done), report.as_json(done))
-    if not chosen.deb:
+    if chosen.rpm or every:
         with progress.session(logs / "benchmark-rpm.log"):
             found = measured_rpm(chosen.n or RPM_COUNT)
         _write(chosen.output / "rpm", rpm_report.as_markdown(found), report.as_json(found))
@@ -112,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--rpm", action="store_true", help="only the RPM systems")
     only.add_argument("--deb", action="store_true", help="only Debian")
+    only.add_argument("--installer", action="store_true", help="only the installer image")
     parser.add_argument("--cold", type=_count, default=1, help="how often a cold build of Debian is (default: 1)")
     parser.add_argument("--os", default="debian", help="deb profile that is built (default: debian)")
     parser.add_argument("--mirror", help="package archive to use in place of this machine's apt sources")

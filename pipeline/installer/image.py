@@ -6,9 +6,12 @@ they are called with, and the sums of all files. A layer is kept in the cache by
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,11 +180,9 @@ def _explain(known: Mapping[str, Any] | None, plan: Plan) -> None:
 
 
 def _build(plan: Plan, cache: Cache, workspace: Path, staging: Path) -> str:
-    images: dict[Architecture, list[Layer]] = {}
+    with progress.step("layers"):
+        images = _layers(plan, cache, workspace)
     for arch in plan.architectures:
-        with progress.step(f"layers for {arch}"):
-            images[arch] = [_component_layer(plan, cache, workspace, name, arch) for name in plan.components_of(arch)]
-            images[arch].append(_payload_layer(plan, arch, images[arch], workspace))
         if absent := sorted(set(plan.components.components) - set(plan.components_of(arch))):
             progress.note(f"the image for {arch} is without {', '.join(absent)}: components.yaml has none for it")
     with progress.step("image"):
@@ -197,6 +198,26 @@ def _build(plan: Plan, cache: Cache, workspace: Path, staging: Path) -> str:
         layout.set_index([top])
         _describe(plan, layout, top.digest, images, platforms, staging)
     return top.digest
+
+
+def _layers(plan: Plan, cache: Cache, workspace: Path) -> dict[Architecture, list[Layer]]:
+    """Make every layer that is not in the cache; as many at a time as there are processors, as most of it is gzip."""
+    wanted = [(arch, name) for arch in plan.architectures for name in plan.components_of(arch)]
+    images: dict[Architecture, list[Layer]] = {arch: [] for arch in plan.architectures}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        running = [
+            pool.submit(contextvars.copy_context().run, _component_layer, plan, cache, workspace, name, arch)
+            for arch, name in wanted
+        ]
+        try:
+            for (arch, _), one in zip(wanted, running, strict=True):
+                images[arch].append(one.result())
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # what has begun ends; nothing else begins
+            raise
+    for arch, below in images.items():
+        below.append(_payload_layer(plan, arch, below, workspace))
+    return images
 
 
 def _component_layer(plan: Plan, cache: Cache, workspace: Path, name: str, arch: Architecture) -> Layer:

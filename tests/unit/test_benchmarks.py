@@ -387,7 +387,8 @@ def test_the_report_on_rpm_systems_for_programs() -> None:
 @pytest.mark.parametrize(
     ("words", "written"),
     [
-        ([], ["report.json", "report.md", "rpm.json", "rpm.md"]),
+        ([], ["installer.json", "installer.md", "report.json", "report.md", "rpm.json", "rpm.md"]),
+        (["--installer"], ["installer.json", "installer.md"]),
         (["--rpm"], ["rpm.json", "rpm.md"]),
         (["--deb"], ["report.json", "report.md"]),
     ],
@@ -405,9 +406,14 @@ def test_one_part_can_be_measured_alone(
         counts.append(count)
         return a_rpm_report()
 
+    def image(count: int) -> Report:
+        counts.append(count)
+        return a_report()
+
+    monkeypatch.setattr(front, "measured_installer", image)
     monkeypatch.setattr(front, "measured", debian)
     monkeypatch.setattr(front, "measured_rpm", others)
     monkeypatch.setattr(front, "HERE", tmp_path / "checkout")
     front.main(["--output", str(tmp_path / "out"), *words])
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
-    assert counts == {(): [3, 1], ("--rpm",): [1], ("--deb",): [3]}[tuple(words)]
+    assert counts == {(): [3, 3, 1], ("--rpm",): [1], ("--deb",): [3], ("--installer",): [3]}[tuple(words)]
