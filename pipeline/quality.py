@@ -22,6 +22,8 @@ SHELLCHECK_LESS = "SC2250,SC2312"
 # bats gives a test $status and $output, runs each test in a subshell, and single quotes are for a later shell.
 SHELLCHECK_LESS_BATS = f"{SHELLCHECK_LESS},SC2016,SC2030,SC2031,SC2034,SC2154"
 
+SHELL_OF_SOURCED = b"# shellcheck shell="
+
 
 @dataclass(frozen=True)
 class Check:
@@ -67,7 +69,7 @@ def tracked_files() -> tuple[Path, ...]:
 
 
 def shell_files() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the project's shell scripts and its bats files, told by their first line."""
+    """Return the project's shell scripts and its bats files, told by their first line; sourced files name their shell there."""
     interpreters = {path: _interpreter(ROOT / path) for path in tracked_files()}
     shell = tuple(str(path) for path, name in interpreters.items() if name in {"bash", "sh"})
     return shell, tuple(str(path) for path, name in interpreters.items() if name == "bats")
@@ -75,7 +77,10 @@ def shell_files() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _interpreter(path: Path) -> str:
     with path.open("rb") as file:
-        words = file.readline(128).split()
+        line = file.readline(128).strip()
+    if line.startswith(SHELL_OF_SOURCED):
+        return line.removeprefix(SHELL_OF_SOURCED).decode("utf-8", "replace")
+    words = line.split()
     return Path(words[-1].decode("utf-8", "replace")).name if words and words[0].startswith(b"#!") else ""
 
 

@@ -90,7 +90,7 @@ atomic_same() {
 # Returns: 1 if it cannot be written, or nothing came through a pipe (what is before it failed); the old file is as it was then
 #######################################
 write_file() {
-  local target=$1 mode=$2 ATOMIC_TEMPORARY piped=no
+  local target=${1-} mode=${2-} ATOMIC_TEMPORARY piped=no
   [[ ${target} == /* && ${target} != */ && ${mode} =~ ^0?[0-7]{3,4}$ ]] || die 64 "write_file: '${target}' must be an absolute path, and '${mode}' a mode"
   [[ ! -d ${target} ]] || {
     log_error "cannot write ${target}: it is a directory"
@@ -129,7 +129,7 @@ write_file() {
 # Returns: 1 if it cannot be; the link is as it was then
 #######################################
 swap_link() {
-  local target=$1 link=$2 ATOMIC_TEMPORARY now
+  local target=${1-} link=${2-} ATOMIC_TEMPORARY now
   [[ -n ${target} && ${link} == /* && ${link} != */ ]] || die 64 "swap_link: '${link}' must be an absolute path, and '${target}' not empty"
   if [[ -L ${link} ]]; then
     now=$(readlink -- "${link}") || return 1

@@ -1,16 +1,16 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2310 # child_lives is a question: that errexit is off in it is no harm
 # Functions in a child process, with errexit on whatever the caller's context: `if f`, `f ||` and also `if g` around a
-# `( f ) & wait` inside g switch errexit off in f. Only a process substitution starts with a clean state in every bash.
+# `( f ) & wait` inside g switch errexit off in f, and so does a command substitution in such a place. A process substitution
+# starts with a clean state.
 
 CHILD_GRACE=${CHILD_GRACE:-10} # seconds between TERM and KILL
 
 #######################################
-# What the child does: the command runs one process further down, so that its exit code is known even if it is killed, and
-# nothing that it starts holds the pipe.
+# What the child does: the command runs one process further down, so that its exit code is known even if it is killed.
 # Globals: none
-# Arguments: descriptor of the caller's standard output, command, its arguments
-# Outputs: on the pipe, its process id and in the end the exit code
+# Arguments: descriptor of the caller's standard output (-: the pipe), command, its arguments
+# Outputs: on the pipe, its process id, and in the end the word child-end, its process id and the exit code
 #######################################
 child_main() {
   local trap_err stdout=$1
@@ -20,45 +20,83 @@ child_main() {
   trap - ERR
   set +e
   (
-    exec >&"${stdout}" {stdout}>&- </dev/null
+    if [[ ${stdout} == - ]]; then exec 2>&1; else exec >&"${stdout}" {stdout}>&-; fi
+    exec </dev/null
     eval "${trap_err}"
     set -Eeuo pipefail
     "$@"
   )
-  printf '%s\n' "$?"
+  printf '\nchild-end %s %s\n' "${BASHPID}" "$?"
+}
+
+#######################################
+# Reads what comes through the pipe until the child has ended.
+# Globals: CHILD_PID (set while it runs, else empty) CHILD_OUTPUT (set; the last of what was captured)
+#   STEP_SIGNAL (not empty: a signal came before there was a child to end)
+# Arguments: descriptor of the pipe, seconds that it may take (0: any)
+# Returns: the child's exit code; 124 if it took too long and was ended; 137 if the child was killed
+#######################################
+child_wait() {
+  local pipe=$1 deadline=$2 line='' status='' code began=${SECONDS}
+  CHILD_PID='' CHILD_OUTPUT=''
+  until IFS= read -r -t 1 -u "${pipe}" CHILD_PID; do
+    code=$?
+    ((code > 128)) || return 137 # not a signal or a second gone by, but no child
+  done
+  [[ -z ${STEP_SIGNAL-} ]] || child_end "${CHILD_PID}"
+  while [[ -z ${status} ]]; do
+    code=0
+    IFS= read -r -t 1 -u "${pipe}" line || code=$?
+    if ((code == 0)) && [[ ${line} == "child-end ${CHILD_PID} "* ]]; then
+      status=${line##* }
+    elif ((code == 0)); then
+      CHILD_OUTPUT+=${line}$'\n'
+    else
+      CHILD_OUTPUT+=${line}
+      ((code > 128)) && child_lives "${CHILD_PID}" || status=137
+    fi
+    ((${#CHILD_OUTPUT} < 8192)) || CHILD_OUTPUT=${CHILD_OUTPUT: -4096}
+    if [[ -z ${status} ]] && ((deadline > 0 && SECONDS - began >= deadline)); then
+      child_end "${CHILD_PID}"
+      status=124
+    fi
+  done
+  CHILD_PID=
+  return "${status}"
 }
 
 #######################################
 # Runs a command or function in a child, its standard input empty, and waits for it. A signal that the caller's trap takes is
 # noticed within a second: what the trap then does is the caller's business.
-# Globals: CHILD_PID (set while it runs, else empty) STEP_SIGNAL (not empty: a signal came before there was a child to end)
+# Globals: CHILD_PID (set while it runs, else empty)
 # Arguments: seconds that it may take (0: any), command, its arguments
-# Returns: its exit code; 124 if it took too long and was ended; 137 if the child was killed
+# Returns: as child_wait
 #######################################
 child_run() {
-  local deadline=$1 stdout pipe status='' code=0 began=${SECONDS}
+  local deadline=$1 stdout pipe status=0
   shift
   exec {stdout}>&1
   exec {pipe}< <(child_main "${stdout}" "$@")
   exec {stdout}>&-
-  CHILD_PID=
-  until IFS= read -r -t 1 -u "${pipe}" CHILD_PID; do
-    code=$?
-    ((code > 128)) || break # it is not that a signal came or a second went by: there is no child
-  done
-  [[ -z ${CHILD_PID} || -z ${STEP_SIGNAL-} ]] || child_end "${CHILD_PID}"
-  until [[ -z ${CHILD_PID} ]] || IFS= read -r -t 1 -u "${pipe}" status; do
-    child_lives "${CHILD_PID}" || break
-    if ((deadline > 0 && SECONDS - began >= deadline)); then
-      child_end "${CHILD_PID}"
-      status=124
-      break
-    fi
-  done
-  [[ -n ${status} ]] || IFS= read -r -t 1 -u "${pipe}" status || :
+  child_wait "${pipe}" "${deadline}" || status=$?
   exec {pipe}<&-
-  CHILD_PID=
-  return "${status:-137}"
+  return "${status}"
+}
+
+#######################################
+# Does the same, and keeps what comes out. A command substitution around child_run would switch errexit off in the child.
+# Globals: CHILD_PID (set while it runs, else empty) CHILD_OUTPUT (set; the last of both outputs)
+# Arguments: as child_run
+# Returns: as child_wait
+#######################################
+child_capture() {
+  local deadline=$1 pipe status=0
+  shift
+  exec {pipe}< <(child_main - "$@")
+  child_wait "${pipe}" "${deadline}" || status=$?
+  exec {pipe}<&-
+  while [[ ${CHILD_OUTPUT} == *$'\n' ]]; do CHILD_OUTPUT=${CHILD_OUTPUT%$'\n'}; done
+  return "${status}"
 }
 
 #######################################

@@ -109,7 +109,7 @@ default_interface_of() {
     return 1
   }
   addresses=$(ip -o -4 addr show) || return 1
-  awk -v address="$1" '{ split($4, part, "/"); if (part[1] == address && !found) { print $2; found = 1 } } END { exit !found }' <<<"${addresses}" || {
+  awk -v address="$1" '{ split($4, part, "/"); if (part[1] == address && !found) { sub(/@.*/, "", $2); print $2; found = 1 } } END { exit !found }' <<<"${addresses}" || {
     log_error "no interface of this machine has the address $1"
     return 1
   }
