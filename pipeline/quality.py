@@ -69,7 +69,7 @@ def tracked_files() -> tuple[Path, ...]:
 
 
 def shell_files() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the project's shell scripts and its bats files, told by their first line; sourced files name their shell there."""
+    """Return the project's shell scripts and its bats files, told by the first line, which names a sourced file's shell."""
     interpreters = {path: _interpreter(ROOT / path) for path in tracked_files()}
     shell = tuple(str(path) for path, name in interpreters.items() if name in {"bash", "sh"})
     return shell, tuple(str(path) for path, name in interpreters.items() if name == "bats")
