@@ -69,7 +69,7 @@ def tracked_files() -> tuple[Path, ...]:
 
 
 def shell_files() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the project's shell scripts and its bats files, told by the first line, which names a sourced file's shell."""
+    """Return the project's shell scripts and its bats files, told by the shell that the first line names."""
     interpreters = {path: _interpreter(ROOT / path) for path in tracked_files()}
     shell = tuple(str(path) for path, name in interpreters.items() if name in {"bash", "sh"})
     return shell, tuple(str(path) for path, name in interpreters.items() if name == "bats")
