@@ -14,7 +14,7 @@ elf_machine() {
     return 1
   }
   read -r -a bytes <<<"${text//$'\n'/ }"
-  if [[ ${bytes[*]:0:4} != '127 69 76 70' ]]; then
+  if ((${#bytes[@]} < 4)) || [[ ${bytes[*]:0:4} != '127 69 76 70' ]]; then
     printf 'none\n'
     return 0
   fi

@@ -59,7 +59,7 @@ undo_run() {
     if ((status == 0)); then
       log_info "undone: ${words[0]}"
       unset "UNDO_LIST[index]"
-      printf '%s' "${UNDO_LIST[@]/%/$'\n'}" | undo_put
+      if ((${#UNDO_LIST[@]} > 0)); then printf '%s\n' "${UNDO_LIST[@]}" | undo_put; else undo_clear; fi
     else
       log_error "undoing with ${words[0]} failed with exit code ${status}; it stays in ${STATE_DIR}/undo"
       failed=1
