@@ -16,10 +16,10 @@ setup() {
 @test "undo: another process finds it, also after kill -9" {
   lib 'undo_push touch "${SAID}"; kill -9 $$'
   expect 137
+  same 600 "$(stat -c %a "${STATE_DIR}/undo")"
   lib undo_run
   expect 0
   [[ -e ${SAID} ]]
-  same 600 "$(stat -c %a "${STATE_DIR}/undo")"
 }
 
 @test "undo: what failed stays, the rest is done" {
