@@ -61,7 +61,7 @@ class Host:
         self._groups: list[Path] = []
         self._lifeline: int | None = None
         self._start = ""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as we are
+        self._errors = contextlib.ExitStack()
         self._outer: subprocess.Popen[bytes] | None = None
 
     # --- life
@@ -79,9 +79,10 @@ class Host:
         ready, write = os.pipe()
         try:
             words = self._command(lifeline, write)
+            errors = self._errors.enter_context(tempfile.TemporaryFile())
             self._outer = subprocess.Popen(
                 words, pass_fds=(lifeline, write), env=clean_environment(), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors, cwd=os.sep,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=os.sep,
             )  # fmt: skip
         finally:
             os.close(lifeline)
@@ -89,8 +90,8 @@ class Host:
         said = os.read(ready, 16)
         os.close(ready)
         if said != b"ready":
-            self._errors.seek(0)
-            raise AssertionError(f"{self.name} did not come up: {self._errors.read().decode('utf-8', 'replace')}")
+            errors.seek(0)
+            raise AssertionError(f"{self.name} did not come up: {errors.read().decode('utf-8', 'replace')}")
         self.pid = _child_of(self._outer.pid)
         self._start = start_of(self.pid)
         self.lan.watch(f"host {self.pid} {self._start}")
@@ -137,6 +138,7 @@ class Host:
         """Take note that it is dead."""
         if self._outer is not None:
             self._outer.wait()
+        self._errors.close()
         self._outer, self._groups, self.pid = None, [], 0
 
     def resize_disk(self, size: str) -> None:
