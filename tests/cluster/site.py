@@ -30,7 +30,7 @@ REPOSITORY = "cluster/cluster-installer"
 KUBERNETES = "v1.20.2"
 ADMIN = ["kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
 BOOTSTRAP = "cluster-bootstrap.service"
-PART_OF_A_CHECKOUT = ("invoke", "tasks.py", "pipeline", "installer-image", "requirements.txt", "pyproject.toml")
+PART_OF_A_CHECKOUT = ("invoke", "tasks.py", "pipeline", "installer-image", "osprofiles", "overlays", "requirements.txt", "pyproject.toml")
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,13 @@ class Site:
             "nodes": [vars(node) for node in nodes],
         } | changes
 
-    def render(self, spec: dict[str, object]) -> Path:
+    def render(self, spec: dict[str, object], seeds: Path | None = None) -> Path:
         """Render the seeds of a cluster; return their directory."""
         auth = json.loads(self.registry.auth_file.read_text())
         entry = next(iter(auth["auths"].values()))
         (self.work / "auth.json").write_text(json.dumps({"auths": {f"{REGISTRY}:{PORT}": entry}}))
         (self.work / "cluster.yaml").write_text(yaml.safe_dump(spec))
-        seeds = self.work / "seeds"
+        seeds = seeds or self.work / "seeds"
         invoke("cluster.render", "--spec", self.work / "cluster.yaml", "--out", seeds, root=self.checkout)
         return seeds
 

@@ -49,7 +49,7 @@ recorded() {
   recorded two 'done'
   steps 'step one work; step two work'
   expect 0 'step one: done before, skipped'
-  recorded one skipped
+  recorded one 'done' # as it was when it was done
   same 2 "$(wc -l <"${COUNT}")"
   same '001-one.json 002-two.json one.done two.done' "$(cd "${D}" && printf '%s\n' * .[!.]* | grep -v '\[' | paste -sd ' ')"
 }

@@ -107,7 +107,8 @@ step() {
   start=${LOG_TIME}
   if [[ -e ${CHECKPOINT_DIRECTORY}/${name}.done ]]; then
     log_info "step ${name}: done before, skipped"
-    checkpoint_record "${name}" "${start}" "${start}" 0 skipped 0
+    # The record of the run that did it stays: how long it took is worth more than that it was skipped.
+    [[ -e ${CHECKPOINT_RECORD} ]] || checkpoint_record "${name}" "${start}" "${start}" 0 skipped 0
     return 0
   fi
   [[ ! -e ${CHECKPOINT_RECORD} ]] || ! grep -q '"result":"running"' "${CHECKPOINT_RECORD}" || log_warn "step ${name}: was cut off before, runs again"

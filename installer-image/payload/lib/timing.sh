@@ -2,7 +2,7 @@
 # How long everything took.
 
 #######################################
-# Prints the steps of the opened checkpoint in their order. Those that an earlier run did are shown as skipped.
+# Prints the steps of the opened checkpoint in their order. Those that an earlier run did have its times.
 # Globals: CHECKPOINT_DIRECTORY
 # Arguments: none
 # Outputs: a table of step, result and seconds, and the total
