@@ -434,9 +434,31 @@ def installer_show(_context: Context, to: str = "") -> None:
     installer.print_image(BUILD, to or installer.EXAMPLE)
 
 
+# --- cluster.*
+
+
+@task(
+    help={
+        "spec": "the cluster as a YAML file, see docs/site-guide.md (default: cluster.yaml)",
+        "out": "directory of the seeds (default: build/clusters/ and the cluster's name)",
+    }
+)
+@command
+def cluster_render(_context: Context, spec: str = "cluster.yaml", out: str = "") -> None:
+    """Write the cloud-init seed of every node of a cluster: one directory and one seed.iso each.
+
+    Example: ./invoke cluster.render --spec cluster.yaml
+    """
+    from pipeline import installer
+
+    site = installer.read(Path(spec))
+    print(installer.render(site, Path(out) if out else BUILD / "clusters" / site.cluster.name).text())
+
+
 # --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
 
 ns = Collection(build, matrix, doctor, list_images, verify, shell, inspect, clean, test, lint, benchmark)
 ns.add_collection(
     Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)
 )
+ns.add_collection(Collection("cluster", render=cluster_render))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:
 Location = tuple[str | int, ...]
 KEY_ITSELF = "[key]"  # pydantic's word for "the key is wrong, not its value"
 SHOWN = 60
+Check = Callable[[object], Iterable[tuple[Location, str]]]
 T = TypeVar("T", bound="Model")
 
 
@@ -28,13 +29,14 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def load(path: Path, kind: type[T], *, missing: str) -> T:
+def load(path: Path, kind: type[T], *, missing: str, also: Check | None = None) -> T:
     """Read a file.
 
     Args:
         path: the file.
         kind: what it holds.
         missing: what to do if it is not there.
+        also: looks at the file's data, which may be wrong in any way, for what the model cannot see: keys and problems.
 
     Raises:
         InputError: it cannot be read, or something in it is wrong; every problem is named with its line.
@@ -50,11 +52,15 @@ def load(path: Path, kind: type[T], *, missing: str) -> T:
         raise _error(path, [(mark.line + 1 if mark else 0, f"this is not valid YAML: {what}")]) from error
     if root is None or problems:
         raise _error(path, problems)
+    found = {(_line(root, key), f"{'.'.join(map(str, key))}: {what}") for key, what in (also(data) if also else ())}
     try:
-        return kind.model_validate(data)
+        loaded = kind.model_validate(data)
     except ValidationError as error:
-        found = {(_line(root, detail["loc"]), _explain(kind, detail)) for detail in error.errors(include_url=False)}
+        found |= {(_line(root, detail["loc"]), _explain(kind, detail)) for detail in error.errors(include_url=False)}
         raise _error(path, sorted(found)) from error
+    if found:
+        raise _error(path, sorted(found))
+    return loaded
 
 
 def _read(path: Path, missing: str) -> str:
