@@ -68,6 +68,8 @@ class Site:
         registry: the site's registry.
         image: the installer image that was pushed last, by digest.
         lan: the network that hosts are joined to; None where nodes are virtual machines.
+        port: the registry's.
+        balancer: what stands in front of the API, and its port.
     """
 
     work: Path
@@ -75,7 +77,13 @@ class Site:
     registry: registry.Registry
     image: str = ""
     lan: Lan | None = None
+    port: int = PORT
     balancer: dict[str, Any] = field(default_factory=lambda: {"balancer": "nginx", "port": 8443})
+
+    @property
+    def name(self) -> str:
+        """How nodes call the registry."""
+        return f"{REGISTRY}:{self.port}"
 
     @property
     def checkout(self) -> Path:
@@ -117,7 +125,7 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
         match = re.search(r"^INSTALLER_IMAGE=(\S+@sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
         assert match, done.stdout
-        self.image = match[1].replace(self.registry.host, f"{REGISTRY}:{PORT}")
+        self.image = match[1].replace(self.registry.host, self.name)
         return self.image
 
     def spec(self, nodes: Sequence[Node], address: str, **changes: object) -> dict[str, object]:
@@ -128,7 +136,7 @@ class Site:
             address: of the registry, as the nodes see it.
             changes: keys that differ.
         """
-        host = f"{REGISTRY}:{PORT}"
+        host = self.name
         return {
             "name": "demo",
             "kubernetes": KUBERNETES,
@@ -151,7 +159,7 @@ class Site:
         """Render the seeds of a cluster; return their directory."""
         auth = json.loads(self.registry.auth_file.read_text())
         entry = next(iter(auth["auths"].values()))
-        (self.work / "auth.json").write_text(json.dumps({"auths": {f"{REGISTRY}:{PORT}": entry}}))
+        (self.work / "auth.json").write_text(json.dumps({"auths": {self.name: entry}}))
         (self.work / "cluster.yaml").write_text(yaml.safe_dump(spec))
         seeds = seeds or self.work / "seeds"
         invoke("cluster.render", "--spec", self.work / "cluster.yaml", "--out", seeds, root=self.checkout)
