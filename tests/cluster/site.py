@@ -30,7 +30,16 @@ REPOSITORY = "cluster/cluster-installer"
 KUBERNETES = "v1.20.2"
 ADMIN = ["kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
 BOOTSTRAP = "cluster-bootstrap.service"
-PART_OF_A_CHECKOUT = ("invoke", "tasks.py", "pipeline", "installer-image", "osprofiles", "overlays", "requirements.txt", "pyproject.toml")
+PART_OF_A_CHECKOUT = (
+    "invoke",
+    "tasks.py",
+    "pipeline",
+    "installer-image",
+    "osprofiles",
+    "overlays",
+    "requirements.txt",
+    "pyproject.toml",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class Site:
         mirror = ["--mirror", str(self.made.mirror)]
         invoke("installer.build", "--components", self.components, "--arch", "amd64", *mirror, root=self.checkout)
         # `invoke` has no place in a network namespace, where its front door would look for packages.
-        words = [*self.registry.prefix, self.checkout / ".venv/bin/python", "-m", "invoke", "installer.push"]
+        words: list[str | Path] = [*self.registry.prefix, self.checkout / ".venv/bin/python", "-m", "invoke", "installer.push"]
         words += ["--to", f"{self.registry.host}/{REPOSITORY}", "--ca", self.registry.ca]
         words += ["--auth-file", self.registry.auth_file]
         done = subprocess.run(words, cwd=self.checkout, capture_output=True, text=True, check=False)
@@ -223,7 +232,9 @@ def in_namespaces(work: Path) -> Iterator[Site]:
     made = parts.make()
     with Lan() as lan:
         prefix = lan.command([])
-        with registry.running(made.tree, work / "registry", lan.address, PORT, [lan.address, REGISTRY], prefix=prefix) as shop:
+        with registry.running(
+            made.tree, work / "registry", lan.address, PORT, [lan.address, REGISTRY], prefix=prefix
+        ) as shop:
             shop.push_all(made.tree, made.images, "kubernetes")
             site = Site(work, made, shop, lan=lan)
             site.copy_checkout()

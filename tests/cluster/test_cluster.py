@@ -1,4 +1,4 @@
-"""A real cluster, installed from nothing but rendered seeds: two masters and a worker, in namespaces of this machine."""
+"""A real cluster, installed from nothing but rendered seeds: two masters and a worker, hosts made of namespaces."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def first(site: Site, seeds: Path) -> Host:
 @pytest.fixture(scope="module")
 def second(site: Site, seeds: Path, first: Host) -> Host:
     """A further master, installed."""
+    assert first.pid, "there is a cluster to join"
     host = site.host(SECOND, seeds)
     sites.bootstrap(host)
     return host
@@ -49,17 +50,20 @@ def second(site: Site, seeds: Path, first: Host) -> Host:
 @pytest.fixture(scope="module")
 def worker(site: Site, seeds: Path, first: Host) -> Host:
     """A worker, installed."""
+    assert first.pid, "there is a cluster to join"
     host = site.host(WORKER, seeds)
     sites.bootstrap(host)
     return host
 
 
-def test_every_node_gets_ready(first: Host, second: Host, worker: Host) -> None:
+@pytest.mark.usefixtures("worker")
+def test_every_node_gets_ready(first: Host, second: Host) -> None:
     assert sites.ready_nodes(first) == {"m1", "m2", "w1"}
     assert sites.ready_nodes(second) == {"m1", "m2", "w1"}
 
 
-def test_etcd_has_every_master(first: Host, second: Host) -> None:
+@pytest.mark.usefixtures("second")
+def test_etcd_has_every_master(first: Host) -> None:
     members = first.run(["bash", "-c", ". /opt/cluster-installer/current/lib/utils.sh && etcd_here member list"]).stdout
     assert [line.split(", ")[1:3] for line in sorted(members.splitlines(), key=lambda line: line.split(", ")[2])] == [
         ["started", "m1"],
@@ -78,7 +82,9 @@ def test_a_second_run_changes_nothing_and_says_so(which: str, request: pytest.Fi
 
 def everything_written(host: Host) -> str:
     """Return sums of all that an installation writes."""
-    places = "/etc/kubernetes /etc/containerd /etc/systemd/system /etc/hosts /etc/cluster /etc/cni /opt/cluster-installer"
+    places = (
+        "/etc/kubernetes /etc/containerd /etc/systemd/system /etc/hosts /etc/cluster /etc/cni /opt/cluster-installer"
+    )
     return host.run(["sh", "-c", f"find {places} -type f -exec sha256sum {{}} + | sort"]).stdout
 
 
@@ -95,7 +101,8 @@ def test_no_secret_is_in_a_log_or_left_in_memory(first: Host, second: Host, work
         assert host.run(["find", "/run/cluster-installer", "-name", "join.*", "-o", "-name", "token.*"]).stdout == ""
 
 
-def test_a_pod_on_the_worker_answers_the_first_master(first: Host, worker: Host) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_pod_on_the_worker_answers_the_first_master(first: Host) -> None:
     image = f"{sites.REGISTRY}:{sites.PORT}/kubernetes/http:1"
     overrides = json.dumps({"apiVersion": "v1", "spec": {"nodeName": "w1"}})
     first.run([*ADMIN, "run", "web", f"--image={image}", "--restart=Never", f"--overrides={overrides}"])
@@ -169,7 +176,12 @@ def test_a_payload_that_fails_is_taken_back_by_itself(site: Site, first: Host, w
 
 def test_a_worker_that_was_reset_is_clean_and_joins_again(first: Host, worker: Host) -> None:
     worker.run(["cluster-installer", "reset", "--yes"])
-    for path in ("/etc/kubernetes", "/var/lib/kubelet", "/var/lib/cluster-installer", "/etc/cni/net.d/10-cluster.conflist"):
+    for path in (
+        "/etc/kubernetes",
+        "/var/lib/kubelet",
+        "/var/lib/cluster-installer",
+        "/etc/cni/net.d/10-cluster.conflist",
+    ):
         assert worker.run(["test", "-e", path], check=False).returncode == 1, path
     assert worker.run(["pgrep", "-x", "kubelet|containerd"], check=False).stdout == ""
     assert "kubelet" not in worker.read("/proc/self/mounts")
@@ -187,7 +199,16 @@ def test_a_worker_gets_ready_though_its_power_fails_in_every_phase(first: Host, 
     assert "w1" in sites.ready_nodes(first)
 
 
-MASTER_CUTS = ("hosts", "containerd", "kubeadm-certs", "kubeadm-etcd", "wait-for-api", "kubeadm-mark", "network", "publish-join")
+MASTER_CUTS = (
+    "hosts",
+    "containerd",
+    "kubeadm-certs",
+    "kubeadm-etcd",
+    "wait-for-api",
+    "kubeadm-mark",
+    "network",
+    "publish-join",
+)
 
 
 def test_a_first_master_with_a_moving_address_survives_cuts(site: Site, tmp_path: Path) -> None:
@@ -208,7 +229,9 @@ def cut_at_every(host: Host, steps: Sequence[str]) -> None:
     for number, step in enumerate(steps):
         if number == 0:
             host.popen(["systemctl", "start", sites.BOOTSTRAP])
-        host.wait(["sh", "-c", f"tail -qn 40 /var/log/cluster-installer/*.log | grep -q 'step {step}: begins'"], timeout=120)
+        host.wait(
+            ["sh", "-c", f"tail -qn 40 /var/log/cluster-installer/*.log | grep -q 'step {step}: begins'"], timeout=120
+        )
         host.kill()
         host.start()
     host.run(["systemctl", "restart", sites.BOOTSTRAP], timeout=300)

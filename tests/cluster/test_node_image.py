@@ -14,13 +14,15 @@ from pipeline import lab
 from pipeline.core.arch import Architecture
 from tests.cluster import parts, registry
 from tests.cluster import site as sites
-from tests.cluster.site import PORT, REGISTRY, ROOT, Node, Site
+from tests.cluster.site import REGISTRY, ROOT, Node, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
 
 GIB = 1024**3
 HOST = "10.0.2.2"  # how a machine on QEMU's user network calls the loopback of this one
 NODE = Node("m1", "first-master", "10.0.2.15")
+HOOK = "cluster-bootstrap"
+JOURNAL = f"journalctl -u {HOOK} --no-pager -o cat"
 INSTALLED = 1500  # seconds, emulated
 OURS = ("ssh_authorized_keys", "disable_root")
 
@@ -57,15 +59,14 @@ def test_a_node_image_becomes_a_first_master(tmp_path: Path) -> None:
         (tmp_path / "vm").mkdir()
         with lab.Machine(machine, tmp_path / "vm", tmp_path / "serial.log") as node:
             node.wait_for_ssh()
-            wait = "until systemctl is-active --quiet cluster-bootstrap || systemctl is-failed --quiet cluster-bootstrap; do sleep 2; done"
-            node.run(f"timeout {INSTALLED} sh -c '{wait}'", check=False)
-            log = node.run("journalctl -u cluster-bootstrap --no-pager -o cat").stdout
+            ended = f"systemctl is-active --quiet {HOOK} || systemctl is-failed --quiet {HOOK}"
+            node.run(f"timeout {INSTALLED} sh -c 'until {ended}; do sleep 2; done'", check=False)
+            log = node.run(JOURNAL).stdout
             sys.stdout.write(log)
-            assert node.run("systemctl is-active cluster-bootstrap", check=False).stdout.strip() == "active", log
+            assert node.run(f"systemctl is-active {HOOK}", check=False).stdout.strip() == "active", log
             admin = "kubectl --kubeconfig=/etc/kubernetes/admin.conf"
-            assert "m1=True" in node.run(
-                admin + " get nodes -o jsonpath='{range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status}{end}'"
-            ).stdout
+            path = '{range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{end}'
+            assert node.run(f"{admin} get nodes -o jsonpath='{path}'").stdout == "m1=True"
             assert "kube-proxy" in node.run(f"{admin} get pods -n kube-system").stdout
-            again = node.run("systemctl restart cluster-bootstrap && journalctl -u cluster-bootstrap --no-pager -o cat").stdout
+            again = node.run(f"systemctl restart {HOOK} && {JOURNAL}").stdout
             assert "nothing to do: this node is installed and healthy" in again
