@@ -79,7 +79,7 @@ class Host:
         ready, write = os.pipe()
         try:
             words = self._command(lifeline, write)
-            errors = self._errors.enter_context(tempfile.TemporaryFile())
+            errors = self._errors.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed when it is dead
             self._outer = subprocess.Popen(
                 words, pass_fds=(lifeline, write), env=clean_environment(), start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=os.sep,
