@@ -1,4 +1,4 @@
-"""./invoke cluster.render by the tools that read its result: cloud-init, the bootstrap hook, the installer's payload."""
+"""What ./invoke cluster.render writes, read by the tools it is for: cloud-init, the bootstrap hook and the payload."""
 
 from __future__ import annotations
 
