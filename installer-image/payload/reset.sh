@@ -266,6 +266,17 @@ stop_leftovers() {
 }
 
 #######################################
+# Kills a container. Those of one pod end each other: one that is gone when its turn comes is what was wanted.
+# Arguments: container, words of ctr
+# Returns: 1 if it still runs
+#######################################
+delete_task() {
+  local id=$1
+  shift
+  "$@" tasks delete --force "${id}" 2>/dev/null || ! "$@" tasks list --quiet 2>/dev/null | grep -qx -- "${id}"
+}
+
+#######################################
 # Removes all pods: by containerd if it answers, and what is left by its processes.
 # Globals: TASKS KEEP_IMAGES OUR_CONTAINERD
 #######################################
@@ -274,7 +285,7 @@ remove_pods() {
   if [[ -S /run/containerd/containerd.sock ]] && ctr=$(tool ctr) && timeout 10 "${ctr}" version >/dev/null 2>&1; then
     words=(timeout 30 "${ctr}" --namespace k8s.io)
     for id in $("${words[@]}" tasks list --quiet 2>/dev/null || true); do
-      act "killing container ${id:0:13}" "${words[@]}" tasks delete --force "${id}"
+      act "killing container ${id:0:13}" delete_task "${id}" "${words[@]}"
     done
     for id in $("${words[@]}" containers list --quiet 2>/dev/null || true); do
       act "removing container ${id:0:13}" "${words[@]}" containers delete "${id}"

@@ -127,7 +127,8 @@ class Site:
         mirror = ["--mirror", str(self.made.mirror)]
         invoke("installer.build", "--components", self.components, "--arch", "amd64", *mirror, root=self.checkout)
         # `invoke` has no place in a network namespace, where its front door would look for packages.
-        words: list[str | Path] = [*self.registry.prefix, self.checkout / ".venv/bin/python", "-m", "invoke", "installer.push"]
+        words: list[str | Path] = [*self.registry.prefix, self.checkout / ".venv/bin/python"]
+        words += ["-m", "invoke", "installer.push"]
         words += ["--to", f"{self.registry.host}/{REPOSITORY}", "--ca", self.registry.ca]
         words += ["--auth-file", self.registry.auth_file]
         done = subprocess.run(words, cwd=self.checkout, capture_output=True, text=True, check=False)
