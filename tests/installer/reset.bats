@@ -36,11 +36,11 @@ installed() {
     ln -s "/etc/systemd/system/${unit}" "/etc/systemd/system/multi-user.target.wants/${unit}"
   done
   printf '[Unit]\nDescription=of the user\n' >/etc/systemd/system/pod-routes.service
-  mkdir -p /etc/kubernetes/pki/etcd /var/lib/etcd/member /var/lib/kubelet/pods/1/volumes/data /var/lib/containerd/x /root/.kube
+  mkdir -p /etc/kubernetes/pki/etcd /var/lib/etcd/member /var/lib/kubelet/pods/1/volumes/data /var/lib/containerd/x ~root/.kube
   mkdir -p /var/lib/cni/networks/cluster /var/lib/cni/networks/podman /etc/cni/net.d /etc/containerd/certs.d/{ours,theirs} /etc/cluster
   mkdir -p /var/lib/cluster-installer /run/cluster-installer /var/log/cluster-installer /etc/cluster-installer /run/netns /run/containerd
   echo key >/etc/kubernetes/pki/ca.key
-  echo admin | tee /etc/kubernetes/admin.conf >/root/.kube/config
+  echo admin | tee /etc/kubernetes/admin.conf >~root/.kube/config
   echo 10.244.1.2 | tee /var/lib/cni/networks/cluster/10.244.1.2 >/var/lib/cni/networks/podman/10.88.0.2
   echo '{"name": "cluster"}' >/etc/cni/net.d/10-cluster.conflist
   echo '{"name": "podman"}' >/etc/cni/net.d/87-podman.conflist
@@ -110,7 +110,7 @@ refuse() {
 
 @test "files: ours go, others' stay; the second run has nothing to do" {
   node 'installed; "${RELEASE}/reset.sh" --yes; echo "== second"; "${RELEASE}/reset.sh" --yes; echo "== state"
-    ls -d /etc/kubernetes /var/lib/etcd /var/lib/kubelet /var/lib/containerd /root/.kube/config /etc/systemd/system/{containerd,kubelet,pod-routes}.service \
+    ls -d /etc/kubernetes /var/lib/etcd /var/lib/kubelet /var/lib/containerd ~root/.kube/config /etc/systemd/system/{containerd,kubelet,pod-routes}.service \
       /etc/systemd/system/*.wants/* /opt/cni /usr/local/bin/{kubelet,of-the-user} /var/lib/cni/networks/* /etc/cni/net.d/* /etc/containerd/certs.d/* \
       /etc/containerd/config.toml /etc/crictl.yaml /etc/cluster-installer /etc/{modules-load.d,sysctl.d}/*cluster-installer* /var/lib/cluster-installer \
       /run/{cluster-installer,containerd} /var/log/cluster-installer /opt/cluster-installer/* /etc/cluster/cluster.env 2>/dev/null | grep -v cni.lock || true
@@ -132,9 +132,9 @@ refuse() {
 }
 
 @test "a kubeconfig of another cluster stays; so does a directory that is a disk of its own, empty" {
-  node 'installed; echo other >/root/.kube/config
+  node 'installed; echo other >~root/.kube/config
     mount -t tmpfs none /var/lib/etcd; mkdir -p /var/lib/etcd/member/snap
-    payload/reset.sh --yes; cat /root/.kube/config; mountpoint /var/lib/etcd; find /var/lib/etcd; payload/reset.sh --yes'
+    payload/reset.sh --yes; cat ~root/.kube/config; mountpoint /var/lib/etcd; find /var/lib/etcd; payload/reset.sh --yes'
   expect 0 $'\nother\n' '/var/lib/etcd is a mountpoint' 'nothing to do'
   refuse $'\n/var/lib/etcd/member\n'
 }

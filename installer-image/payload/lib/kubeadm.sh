@@ -105,7 +105,7 @@ init_addons() {
 # kubeconfig of the administrator for root, unless there is another one.
 #######################################
 admin_kubeconfig() {
-  local config=/root/.kube/config
+  local config=~root/.kube/config
   if [[ -e ${config} ]] && ! grep -q "server: https://${CLUSTER_ENDPOINT}\$" "${config}"; then
     log_warn "${config} belongs to another cluster and stays; this cluster's is /etc/kubernetes/admin.conf"
     return 0

@@ -39,7 +39,7 @@ hook() {
 hook_without_engine() {
   mkdir -p "${BATS_TEST_TMPDIR}/bin"
   local tool
-  for tool in bash find date mktemp mkdir flock rm sha256sum sed sort grep sync mv cat sleep; do
+  for tool in bash find date mktemp mkdir flock rm sha256sum sed sort grep sync mv cat sleep uname od; do
     ln -sf "$(command -v "${tool}")" "${BATS_TEST_TMPDIR}/bin/${tool}"
   done
   run env PATH="${BATS_TEST_TMPDIR}/bin" "${HOOK}" --env "${ENV}" --home "${HOME_DIR}"
@@ -209,6 +209,51 @@ expect() {
     expect 72 'is damaged and is fetched again'
     [[ ! -e ${BATS_TEST_TMPDIR}/called ]]
   done
+}
+
+# Writes the first 20 bytes of an ELF file: class, byte order, the two bytes of e_machine, all in octal.
+elf() {
+  printf "\\177ELF\\$1\\$2\\1\\0\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\$3\\$4"
+}
+
+@test "ELF files of other machines: table" {
+  local rows=(
+    'elf 1 1 3 0|is for i386'
+    'elf 1 1 50 0|is for arm'
+    'elf 2 1 25 0|is for ppc64le'
+    'elf 2 2 0 26|is for s390x'
+    'elf 2 1 363 0|is for riscv64'
+    'elf 2 1 2 1|is for loongarch64'
+    'elf 2 1 1 1|is for an unknown machine'
+    'elf 2 2 0 76|is for an unknown machine'
+    'printf "\177ELF\2\1"|is for an unknown machine'
+  )
+  env_file "INSTALLER_IMAGE=${IMAGE}" ROLE=worker
+  local row
+  for row in "${rows[@]}"; do
+    rm -rf "${HOME_DIR}"
+    payload "${RELEASE}"
+    eval "${row%|*}" >"${RELEASE}/lib/a tool"
+    sums "${RELEASE}"
+    echo "row: ${row}"
+    hook_without_engine
+    expect 72 "lib/a tool ${row##*|}"
+    expect 72 "this machine is $(uname -m): INSTALLER_IMAGE names the image of another platform; give the digest of the index"
+    [[ ! -e ${BATS_TEST_TMPDIR}/called ]]
+  done
+}
+
+@test "programs of this machine and what only looks like one are taken" {
+  env_file "INSTALLER_IMAGE=${IMAGE}" ROLE=worker
+  payload "${RELEASE}"
+  cp "$(command -v bash)" "${RELEASE}/bin/bash"
+  printf '\177EL' >"${RELEASE}/lib/short"
+  printf '\177\0ELF' >"${RELEASE}/lib/nul"
+  printf 'xELF' >"${RELEASE}/lib/text"
+  : >"${RELEASE}/lib/empty"
+  sums "${RELEASE}"
+  hook
+  expect 0 'is done'
 }
 
 @test "SHA256SUMS may name ./files and have *binary marks" {
