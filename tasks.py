@@ -319,17 +319,20 @@ def lint(_context: Context) -> None:
         "rpm": "only the RPM systems, from the stand-in repositories: benchmarks/rpm.md",
         "deb": "only Debian: benchmarks/report.md",
         "installer": "only the installer image: benchmarks/installer.md",
+        "cluster": "only the installation of a cluster: benchmarks/cluster.md",
     }
 )
 @command
-def benchmark(_context: Context, n: int = 0, rpm: bool = False, deb: bool = False, installer: bool = False) -> None:
+def benchmark(
+    _context: Context, n: int = 0, rpm: bool = False, deb: bool = False, installer: bool = False, cluster: bool = False
+) -> None:
     """Measure builds, rebuilds, sizes and memory on this machine: reports in benchmarks/, with JSON beside.
 
     Example: ./invoke benchmark --deb -n 5
     """
     from benchmarks.__main__ import main
 
-    parts = {"--rpm": rpm, "--deb": deb, "--installer": installer}
+    parts = {"--rpm": rpm, "--deb": deb, "--installer": installer, "--cluster": cluster}
     main([*(["-n", str(n)] if n else []), *(word for word, wanted in parts.items() if wanted)])
 
 

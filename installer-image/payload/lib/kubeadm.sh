@@ -88,6 +88,7 @@ api_ready() {
 }
 
 wait_for_api() {
+  systemctl start kubelet.service # it runs already, unless somebody stopped it
   wait_until --deadline "${API_DEADLINE}" "the API server of this node to be ready (https://${CLUSTER_NODE_IP}:6443/readyz)" api_ready
   wait_until --deadline 120 "the API to answer at its endpoint ${CLUSTER_ENDPOINT}" kube_admin get --raw=/readyz
 }

@@ -51,11 +51,11 @@ prepare_host() {
   step modules node_modules
   step sysctls node_sysctls
   step units node_units
-  step containerd node_containerd
+  always containerd node_containerd
 }
 
 #######################################
-# A step that is done in every run, whatever earlier ones did: health is asked for anew.
+# A step that is done in every run, whatever earlier ones did: services run, and health is asked for anew.
 # Arguments: name, function, its arguments
 #######################################
 always() {

@@ -6,7 +6,7 @@ set -Eeuo pipefail
 # The host is fit, and ready for Kubernetes.
 pre_install() {
   prepare_host
-  step balancer node_balancer
+  always balancer node_balancer
 }
 
 # Kubernetes is on it, by kubeadm's own phases.
@@ -16,8 +16,8 @@ install() {
 
 # It is healthy, and the last things are in place.
 post_install() {
-  step network node_network
-  step kubelet node_kubelet
+  always kubelet node_kubelet
+  always network node_network
   always node-ready wait_for_node
   always master-healthy wait_for_master
   always dns wait_for_dns
