@@ -1,110 +1,130 @@
 #!/usr/bin/env bats
-# The bootstrap hook against a real registry (docker-registry on loopback, TLS, password) with real podman.
-# Skipped where a tool is missing or podman cannot work: it needs root, and vfs because the tests may run inside a container.
+# The bootstrap hook with a real container engine against a real registry (TLS, password). test_bootstrap_hook.py starts it
+# once for podman and once for docker, in namespaces of its own, and says in the environment:
+#   ENGINE        podman or docker
+#   WORK          scratch directory; each file there that has an image's kind as its name holds the image's name by digest
+#   REGISTRY      the registry; CA, AUTH: its certificate and credentials
+#   MIRROR        a mirror, of the same CA, that once stands still in the middle of a large image; $WORK/stands-still is there then
+#   HERE, THERE   this machine's architecture and the other one, named as uname -m does
+#   DOCKER        the client, if ENGINE is docker; the daemon is on the PATH
+
+# All that the hook calls, so that it finds one engine only.
+TOOLS=(bash cat cp date find flock grep install mkdir mktemp mv od rm sed sha256sum sleep sort sync uname)
 
 setup_file() {
+  export HOOK=${BATS_TEST_DIRNAME}/../../overlays/common/root/usr/lib/cluster/cluster-bootstrap
+  export BIN=${WORK}/bin STOPPING=${WORK}/stopping STORAGE SETSID
   local tool
-  for tool in podman docker-registry openssl curl; do
-    command -v "${tool}" >/dev/null || skip "${tool} is not installed"
+  SETSID=$(command -v setsid)
+  mkdir "${BIN}" "${STOPPING}"
+  for tool in "${TOOLS[@]}"; do
+    ln -s "$(command -v "${tool}")" "${BIN}/${tool}"
   done
-  ((EUID == 0)) || skip "podman create needs root here"
-  export WORK=${BATS_FILE_TMPDIR} HOOK=${BATS_TEST_DIRNAME}/../../overlays/common/root/usr/lib/cluster/cluster-bootstrap
+  # It starts beside us; an answer will do, be it 401.
+  until curl --silent --output /dev/null --cacert "${CA}" "https://${REGISTRY}/v2/"; do sleep 0.1; done
+  "start_${ENGINE}"
+  for tool in "${ENGINE}" sha256sum; do
+    stopping "${tool}"
+  done
+}
+
+# vfs, as the root file system of the tests may be an overlay itself.
+start_podman() {
   export CONTAINERS_STORAGE_CONF=${WORK}/storage.conf
   printf '[storage]\ndriver="vfs"\ngraphroot="%s/graph"\nrunroot="%s/run"\n' "${WORK}" "${WORK}" >"${CONTAINERS_STORAGE_CONF}"
-  start_registry
-  make_images
+  ln -s "$(command -v podman)" "${BIN}/podman"
+  STORAGE=${WORK}/graph
 }
 
-teardown_file() {
-  [[ ! -f ${WORK}/registry.pid ]] || kill "$(<"${WORK}/registry.pid")" || true
-}
-
-# A registry with a certificate of its own CA and one user.
-start_registry() {
-  openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
-    -keyout "${WORK}/key.pem" -out "${WORK}/ca.pem" 2>/dev/null
-  openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout /dev/null -out "${WORK}/other-ca.pem" 2>/dev/null
-  # user: node, password: secret-of-the-registry
-  echo "node:$(bcrypt)" >"${WORK}/htpasswd"
-  local attempt=0
-  until serve; do
-    attempt=$((attempt + 1))
-    if ((attempt == 10)); then
-      cat "${WORK}/registry.log"
+# The client refuses what the one of docker 18.09, the oldest that a node may have, refuses.
+start_docker() {
+  local run=${WORK}/exec
+  export DOCKER_HOST=unix://${run}/docker.sock
+  mkdir -p "${run}"
+  STORAGE=${WORK}/data
+  dockerd --iptables=false --ip-masq=false --bridge=none --data-root "${STORAGE}" --exec-root "${run}/root" -H "${DOCKER_HOST}" \
+    --storage-driver vfs --pidfile "${run}/pid" >"${WORK}/dockerd.log" 2>&1 3>&- &
+  echo $! >"${WORK}/dockerd.pid"
+  cat >"${BIN}/docker" <<'EOS'
+#!/bin/bash
+for word; do
+  case ${word} in
+    -q | --quiet | --platform | --platform=*) echo "unknown flag: ${word}" >&2 && exit 125 ;;
+    *) ;;
+  esac
+done
+exec "${DOCKER}" "$@"
+EOS
+  chmod 0755 "${BIN}/docker"
+  until "${DOCKER}" info >/dev/null 2>&1; do
+    if ! kill -0 "$(<"${WORK}/dockerd.pid")"; then
+      cat "${WORK}/dockerd.log"
       return 1
     fi
-  done
-  printf '{"auths":{"%s":{"auth":"%s"}}}\n' "${REGISTRY}" "$(printf 'node:secret-of-the-registry' | base64 -w0)" >"${WORK}/auth.json"
-}
-
-# Starts the registry on some port; fails if the port is taken, so that the caller tries another.
-serve() {
-  local port=$((10000 + RANDOM % 20000)) pid
-  cat >"${WORK}/registry.yml" <<EOF
-version: 0.1
-log: {level: error}
-storage: {filesystem: {rootdirectory: ${WORK}/registry}}
-http: {addr: "127.0.0.1:${port}", tls: {certificate: ${WORK}/ca.pem, key: ${WORK}/key.pem}}
-auth: {htpasswd: {realm: test, path: ${WORK}/htpasswd}}
-EOF
-  docker-registry serve "${WORK}/registry.yml" >>"${WORK}/registry.log" 2>&1 3>&- &
-  pid=$!
-  while kill -0 "${pid}" 2>/dev/null; do
-    if curl -s --cacert "${WORK}/ca.pem" "https://localhost:${port}/v2/" >/dev/null && kill -0 "${pid}" 2>/dev/null; then
-      export REGISTRY=localhost:${port}
-      echo "${pid}" >"${WORK}/registry.pid"
-      return 0
-    fi
-    sleep 0.1
-  done
-  return 1
-}
-
-# bcrypt of "secret-of-the-registry": the registry takes no other kind.
-bcrypt() {
-  perl -e 'print crypt("secret-of-the-registry", "\$2b\$04\$abcdefghijklmnopqrstuu")'
-}
-
-# Pushes a good image, one with a damaged payload and one without any; writes their digests to files.
-make_images() {
-  local kind tree
-  for kind in good damaged empty; do
-    tree=${WORK}/tree-${kind}
-    mkdir -p "${tree}/cluster-installer/bin" "${tree}/other"
-    printf '#!/bin/bash\necho "installing $1 from $CLUSTER_RELEASE"\n' >"${tree}/cluster-installer/bin/install"
-    chmod 0755 "${tree}/cluster-installer/bin/install"
-    (cd "${tree}/cluster-installer" && sha256sum bin/install >SHA256SUMS)
-    [[ ${kind} != damaged ]] || echo '# changed' >>"${tree}/cluster-installer/bin/install"
-    [[ ${kind} != empty ]] || rm -rf "${tree}/cluster-installer"
-    tar -C "${tree}" -cf "${WORK}/${kind}.tar" .
-    podman import --quiet "${WORK}/${kind}.tar" "local/${kind}" >/dev/null
-    push "local/${kind}" "installer/${kind}" >"${WORK}/${kind}"
-    podman rmi --force "local/${kind}" >/dev/null
+    sleep 0.2
   done
 }
 
-# Pushes local image $1 to repository $2 and prints its name by digest.
-push() {
-  mkdir -p "${WORK}/certs"
-  cp "${WORK}/ca.pem" "${WORK}/certs/ca.crt"
-  podman push --quiet --cert-dir "${WORK}/certs" --authfile "${WORK}/auth.json" --digestfile "${WORK}/digest" "$1" "${REGISTRY}/$2"
-  echo "${REGISTRY}/$2@$(<"${WORK}/digest")"
+# Ends the daemon, which ends its containerd; the namespace would, too.
+teardown_file() {
+  local pid
+  [[ -f ${WORK}/dockerd.pid ]] || return 0
+  pid=$(<"${WORK}/dockerd.pid")
+  kill "${pid}"
+  while kill -0 "${pid}" 2>/dev/null; do sleep 0.1; done
+}
+
+# Makes a program that does not return once it has done its work, if one of its arguments is $STOP_AT.
+stopping() {
+  cat >"${STOPPING}/$1" <<EOS
+#!/bin/bash
+"${BIN}/$1" "\$@" || exit
+for word in "$1" "\$@"; do
+  if [[ \${word} == "\${STOP_AT}" ]]; then
+    : >"${WORK}/stopped"
+    sleep infinity
+  fi
+done
+EOS
+  chmod 0755 "${STOPPING}/$1"
 }
 
 setup() {
   HOME_DIR=${BATS_TEST_TMPDIR}/home
   ENV=${BATS_TEST_TMPDIR}/cluster.env
-  podman rmi --all --force >/dev/null
+  forget
 }
 
-env_file() {
-  printf '%s\n' "$@" >"${ENV}"
+# Empties the engine's storage.
+forget() {
+  local image
+  for image in $("${ENGINE}" images --all --quiet --no-trunc | sort -u); do
+    "${ENGINE}" rmi --force "${image}" >/dev/null
+  done
+}
+
+containers() {
+  "${ENGINE}" ps --all --quiet
+}
+
+# Writes cluster.env for image $1 by name, with the site's settings, and whatever else is given.
+site() {
+  settings "$1" "REGISTRY_CA=${CA}" "REGISTRY_AUTH_FILE=${AUTH}" "${@:2}"
+}
+
+settings() {
+  printf '%s\n' "INSTALLER_IMAGE=$1" ROLE=worker "${@:2}" >"${ENV}"
   chmod 0600 "${ENV}"
 }
 
-# Runs the hook with shorter pauses between attempts.
+image() {
+  printf '%s' "$(<"${WORK}/$1")"
+}
+
+# Runs the hook with a shorter pause and one more attempt only.
+SHORT='source "$1"; PULL_DELAYS=(1); main --env "$2" --home "$3"'
 hook() {
-  run bash -c 'source "$1"; PULL_DELAYS=(1); main --env "$2" --home "$3"' hook "${HOOK}" "${ENV}" "${HOME_DIR}"
+  PATH=${BIN} run bash -c "${SHORT}" hook "${HOOK}" "${ENV}" "${HOME_DIR}"
 }
 
 expect() {
@@ -115,69 +135,213 @@ expect() {
   fi
 }
 
+# Nothing was installed and nothing is left.
+expect_nothing() {
+  if [[ ${output} == *installing* || -n $(ls -A "${HOME_DIR}/releases") || -n $(containers) ]]; then
+    echo "something is left:"
+    ls -A "${HOME_DIR}/releases"
+    containers
+    echo "${output}"
+    return 1
+  fi
+}
+
 @test "pulls with the site's CA and credentials, installs, leaves no container; again pulls nothing" {
-  env_file "INSTALLER_IMAGE=$(<"${WORK}/good")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+  site "$(image good)"
   hook
   expect 0 'installing worker from'
+  expect 0 'works'
   expect 0 'is in place'
   [[ ${output} != *secret-of-the-registry* ]]
-  [[ -z $(podman ps --all --quiet) ]]
+  [[ -z $(containers) ]]
   [[ $(ls -A "${HOME_DIR}/releases") =~ ^[0-9a-f]{64}$ ]]
   hook
   expect 0 'nothing to pull'
 }
 
-@test "a half release and an abandoned staging directory are replaced" {
-  env_file "INSTALLER_IMAGE=$(<"${WORK}/good")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+@test "the log is quiet and tells how long each phase took" {
+  site "$(image good)"
+  hook
+  expect 0 'is done'
+  local phase
+  for phase in pull extract verify; do
+    grep -E "^[0-9TZ:-]+ INFO  cluster-bootstrap: ${phase} took [0-9]+ s\$" <<<"${output}"
+  done
+  run grep -vE 'cluster-bootstrap: |^installing worker|^works$' <<<"${output}"
+  [[ ${status} -eq 1 ]]
+  hook
+  expect 0 'verify took'
+}
+
+@test "the digest of this platform's image is as good as that of the index" {
+  site "$(image native)"
+  hook
+  expect 0 'installing worker from'
+  [[ $(ls -A "${HOME_DIR}/releases") == "$(image native | sed 's/.*://')" ]]
+}
+
+@test "the image of another platform is unpacked like any other, and refused: its programs are another machine's" {
+  site "$(image foreign)"
+  hook
+  expect 65 'extract took'
+  expect 65 "components/tool/tool is for ${THERE}, this machine is ${HERE}"
+  expect 65 'give the digest of the index'
+  expect 65 'nothing was installed'
+  expect_nothing
+  site "$(image good)"
+  hook
+  expect 0 'installing worker from'
+}
+
+@test "another machine's programs in an image that says it is for this one are refused" {
+  site "$(image mixed)"
+  hook
+  expect 65 "components/tool/tool is for ${THERE}, this machine is ${HERE}"
+  expect_nothing
+}
+
+@test "an index without this platform cannot be pulled" {
+  site "$(image elsewhere)"
+  hook
+  expect 69 'cannot pull'
+  expect 69 'manifest'
+  expect_nothing
+}
+
+@test "a half release, an abandoned staging directory and an abandoned container are replaced" {
   local image
-  image=$(<"${WORK}/good")
+  image=$(image good)
+  site "${image}"
   mkdir -p "${HOME_DIR}/releases/.staging/junk" "${HOME_DIR}/releases/${image##*:}/bin"
   hook
   expect 0 'is damaged and is fetched again'
   expect 0 'installing worker from'
   [[ ! -e ${HOME_DIR}/releases/.staging && ! -e ${HOME_DIR}/releases/junk ]]
+  rm -rf "${HOME_DIR}"
+  "${ENGINE}" create --name cluster-bootstrap-payload "${image}" /never-started
+  hook
+  expect 0 'installing worker from'
+  [[ -z $(containers) ]]
 }
 
 @test "a mirror is asked first, the origin when it fails" {
   local image
-  image=$(<"${WORK}/good")
-  env_file "INSTALLER_IMAGE=unreachable.invalid/${image#*/}" ROLE=worker "REGISTRY_MIRROR=${REGISTRY}" "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+  image=$(image good)
+  site "unreachable.invalid/${image#*/}" "REGISTRY_MIRROR=${REGISTRY}"
   hook
   expect 0 'installing worker from'
   rm -rf "${HOME_DIR}"
-  podman rmi --all --force >/dev/null
-  env_file "INSTALLER_IMAGE=${image}" ROLE=worker "REGISTRY_MIRROR=localhost:1" "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+  forget
+  site "${image}" REGISTRY_MIRROR=localhost:1
   hook
   expect 0 "pulling localhost:1/installer/good"
   expect 0 'installing worker from'
 }
 
-@test "wrong CA, no credentials, no such digest: a clear error, nothing installed" {
-  local good
-  good=$(<"${WORK}/good")
-  env_file "INSTALLER_IMAGE=${good}" ROLE=worker "REGISTRY_CA=${WORK}/other-ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
-  hook
-  expect 69 'cannot pull'
-  expect 69 'x509'
-  env_file "INSTALLER_IMAGE=${good}" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem"
-  hook
-  expect 69 'cannot pull'
-  env_file "INSTALLER_IMAGE=${good%:*}:$(printf '0%.0s' {1..64})" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
-  hook
-  expect 69 'cannot pull'
-  [[ -z $(ls -A "${HOME_DIR}/releases") ]]
+@test "what cannot be pulled: table" {
+  local good row expected
+  good=$(image good)
+  local rows=(
+    "${good}|REGISTRY_CA=${WORK}/other.crt|REGISTRY_AUTH_FILE=${AUTH}|x509"
+    "${good}|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=|(no basic auth|unauthorized|authentication required)"
+    "${good}|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=${WORK}/wrong.json|unauthorized"
+    "${good%:*}:$(printf '0%.0s' {1..64})|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=${AUTH}|manifest unknown"
+    "localhost:1/${good#*/}|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=${AUTH}|connection refused"
+    "$(image bad-manifest)|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=${AUTH}|(digest|verif)"
+    "$(image bad-layer)|REGISTRY_CA=${CA}|REGISTRY_AUTH_FILE=${AUTH}|(digest|verif)"
+  )
+  for row in "${rows[@]}"; do
+    IFS='|' read -r -a words <<<"${row}"
+    expected=${row#"${words[0]}|${words[1]}|${words[2]}|"}
+    echo "row: ${row}"
+    settings "${words[@]:0:3}"
+    hook
+    expect 69 "cannot pull ${words[0]}, reasons above"
+    [[ ${output} =~ ${expected} ]] || expect 69 "${expected}"
+    expect_nothing
+  done
 }
 
 @test "a damaged payload is refused and removed" {
-  env_file "INSTALLER_IMAGE=$(<"${WORK}/damaged")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+  site "$(image damaged)"
   hook
-  expect 65 'is not what it says; nothing was installed'
-  [[ ${output} != *installing* && -z $(ls -A "${HOME_DIR}/releases") ]]
+  expect 65 'is refused, reason above; nothing was installed'
+  expect_nothing
 }
 
 @test "an image that is no installer is refused" {
-  env_file "INSTALLER_IMAGE=$(<"${WORK}/empty")" ROLE=worker "REGISTRY_CA=${WORK}/ca.pem" "REGISTRY_AUTH_FILE=${WORK}/auth.json"
+  site "$(image empty)"
   hook
   expect 65 'it is no cluster-installer'
-  [[ -z $(podman ps --all --quiet) && ! -e ${HOME_DIR}/releases/${image##*:}/bin ]]
+  expect_nothing
+}
+
+@test "an image that a power cut left half in the engine's storage is pulled again" {
+  local file
+  site "$(image good)"
+  hook
+  expect 0 'is done'
+  rm -rf "${HOME_DIR}"
+  file=$(find "${STORAGE}" -path '*/cluster-installer/bin/install')
+  [[ -n ${file} ]]
+  : >"${file}"
+  hook
+  expect 0 'perhaps damaged; it is pulled again'
+  expect 0 'installing worker from'
+}
+
+@test "a disk that is full while extracting: a clear error, and the same command gets to the end" {
+  mkdir -p "${HOME_DIR}"
+  mount -t tmpfs -o size=2m small "${HOME_DIR}"
+  site "$(image large)"
+  hook
+  expect 74 'no space left on device'
+  expect 74 'cannot copy the payload'
+  expect_nothing
+  mount -o remount,size=16m "${HOME_DIR}"
+  hook
+  umount "${HOME_DIR}"
+  expect 0 'installing worker from'
+  [[ ${output} != *pulling* ]] # the image is still in the engine's storage
+}
+
+@test "killed in every phase with all it started, the same command gets to the end" {
+  local phase leader
+  site "$(image good)"
+  for phase in pull create cp rm sha256sum; do
+    echo "phase: ${phase}"
+    rm -rf "${WORK}/stopped" "${HOME_DIR}"
+    forget
+    STOP_AT=${phase} PATH=${STOPPING}:${BIN} "${SETSID}" bash -c "${SHORT}" hook "${HOOK}" "${ENV}" "${HOME_DIR}" >"${WORK}/killed.log" 2>&1 3>&- &
+    leader=$!
+    until [[ -e ${WORK}/stopped ]]; do
+      kill -0 "${leader}" || expect 0 "$(<"${WORK}/killed.log")"
+      sleep 0.1
+    done
+    hook
+    expect 75 'another cluster-bootstrap is at work'
+    kill -9 -- "-${leader}"
+    wait "${leader}" || true
+    hook
+    expect 0 'installing worker from'
+    [[ -z $(containers) && $(ls -A "${HOME_DIR}/releases") =~ ^[0-9a-f]{64}$ ]]
+  done
+}
+
+@test "killed in the middle of a download, the same command gets to the end" {
+  local leader
+  settings "$(image large)" "REGISTRY_CA=${CA}" "REGISTRY_AUTH_FILE=${AUTH}" "REGISTRY_MIRROR=${MIRROR}"
+  PATH=${BIN} "${SETSID}" bash -c "${SHORT}" hook "${HOOK}" "${ENV}" "${HOME_DIR}" >"${WORK}/killed.log" 2>&1 3>&- &
+  leader=$!
+  until [[ -e ${WORK}/stands-still ]]; do
+    kill -0 "${leader}" || expect 0 "$(<"${WORK}/killed.log")"
+    sleep 0.1
+  done
+  kill -9 -- "-${leader}"
+  wait "${leader}" || true
+  flock --timeout 30 "${HOME_DIR}/.lock" true # the engine, which had the lock too, takes a moment to die
+  expect_nothing
+  hook
+  expect 0 "pulling ${MIRROR}/installer/large"
+  expect 0 'installing worker from'
 }
