@@ -1,7 +1,7 @@
 """A line to a registry that stands still once: a program, as it runs in a network namespace.
 
-Arguments: host and port to listen on, port of the registry on that host, a file that is made when the line stands still.
-That is the first connection to bring a mebibyte; all others are good, before and after it.
+Arguments: host and port to listen on, port of the registry on that host, a file that is made when the line stands
+still. That is the first connection to bring a mebibyte; all others are good, before and after it.
 """
 
 from __future__ import annotations
