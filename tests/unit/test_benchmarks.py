@@ -387,7 +387,20 @@ def test_the_report_on_rpm_systems_for_programs() -> None:
 @pytest.mark.parametrize(
     ("words", "written"),
     [
-        ([], ["installer.json", "installer.md", "report.json", "report.md", "rpm.json", "rpm.md"]),
+        (
+            [],
+            [
+                "cluster.json",
+                "cluster.md",
+                "installer.json",
+                "installer.md",
+                "report.json",
+                "report.md",
+                "rpm.json",
+                "rpm.md",
+            ],
+        ),
+        (["--cluster"], ["cluster.json", "cluster.md"]),
         (["--installer"], ["installer.json", "installer.md"]),
         (["--rpm"], ["rpm.json", "rpm.md"]),
         (["--deb"], ["report.json", "report.md"]),
@@ -411,9 +424,11 @@ def test_one_part_can_be_measured_alone(
         return a_report()
 
     monkeypatch.setattr(front, "measured_installer", image)
+    monkeypatch.setattr(front, "measured_cluster", image)
     monkeypatch.setattr(front, "measured", debian)
     monkeypatch.setattr(front, "measured_rpm", others)
     monkeypatch.setattr(front, "HERE", tmp_path / "checkout")
     front.main(["--output", str(tmp_path / "out"), *words])
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
-    assert counts == {(): [3, 3, 1], ("--rpm",): [1], ("--deb",): [3], ("--installer",): [3]}[tuple(words)]
+    alone = {("--rpm",): [1], ("--deb",): [3], ("--installer",): [3], ("--cluster",): [3]}
+    assert counts == ({(): [3, 3, 3, 1]} | alone)[tuple(words)]
