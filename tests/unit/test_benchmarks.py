@@ -430,5 +430,10 @@ def test_one_part_can_be_measured_alone(
     monkeypatch.setattr(front, "HERE", tmp_path / "checkout")
     front.main(["--output", str(tmp_path / "out"), *words])
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
-    alone = {("--rpm",): [1], ("--deb",): [3], ("--installer",): [3], ("--cluster",): [3]}
+    alone: dict[tuple[str, ...], list[int]] = {
+        ("--rpm",): [1],
+        ("--deb",): [3],
+        ("--installer",): [3],
+        ("--cluster",): [3],
+    }
     assert counts == ({(): [3, 3, 3, 1]} | alone)[tuple(words)]
