@@ -94,3 +94,14 @@ systemctl_says() {
   run env PATH="${BATS_TEST_TMPDIR}/bin:${PATH}" unshare --mount bash -c "set -Eeuo pipefail; mount -t tmpfs none /etc/modules-load.d; . '${LIB}/utils.sh'; node_modules"
   [[ ${status} -ne 0 && ${output} == *br_netfilter* ]]
 }
+
+@test "node_manifests: what an interrupted renewal has parked comes back" {
+  export MANIFESTS=${BATS_TEST_TMPDIR}/manifests PARKED=${BATS_TEST_TMPDIR}/parked
+  mkdir "${MANIFESTS}"
+  lib node_manifests
+  [[ ${status} -eq 0 ]]
+  mkdir "${PARKED}"
+  echo etcd >"${PARKED}/etcd.yaml"
+  lib node_manifests
+  [[ ${status} -eq 0 && -e ${MANIFESTS}/etcd.yaml && ! -e ${PARKED}/etcd.yaml ]]
+}

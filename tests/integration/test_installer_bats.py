@@ -21,9 +21,10 @@ def test_payload(path: Path) -> None:
     if bats is None:
         pytest.skip("bats is not installed")
     # In a process group of its own, as bats' own job control wants it; no setting of the caller's reaches the library.
+    # A signal that is ignored from the start cannot be trapped by a shell, and nohup ignores HUP.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTER_", "REGISTRY_"))}
     done = subprocess.run(
-        [bats, path],
+        ["env", "--default-signal=HUP", bats, path],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ balancer_nginx() {
   done
   mkdir -p "${LB_DIRECTORY}"
   render_template "${CLUSTER_RELEASE}/templates/nginx.conf" | write_file "${LB_DIRECTORY}/nginx.conf" 0644
-  [[ -s ${LB_DIRECTORY}/masters.conf ]] || cluster_masters | awk '{ print "server " $2 ":6443;" }' | write_file "${LB_DIRECTORY}/masters.conf" 0644
+  "${CLUSTER_RELEASE}/bin/lb-probe" --once
   nginx -t -q -c "${LB_DIRECTORY}/nginx.conf"
   systemctl --quiet enable cluster-lb.service cluster-lb-probe.service
   service_current cluster-lb.service "${LB_DIRECTORY}/nginx.conf" "${UNIT_DIRECTORY}/cluster-lb.service"

@@ -124,6 +124,7 @@ install_first_master() {
   step note-identity release_note_identity
   step kubeadm-certs once kubeadm-certs init_phase certs all
   step kubeadm-kubeconfig once kubeadm-kubeconfig init_phase kubeconfig all
+  always pod-routes node_pod_routes
   step kubeadm-kubelet-start once kubeadm-kubelet-start init_kubelet
   step kubeadm-control-plane once kubeadm-control-plane init_phase control-plane all
   step kubeadm-etcd once kubeadm-etcd init_phase etcd local
@@ -172,6 +173,7 @@ install_master() {
   step kubeadm-preflight once kubeadm-preflight join_phase preflight --ignore-preflight-errors=ImagePull,Swap,SystemVerification
   step note-identity release_note_identity
   step kubeadm-control-plane once kubeadm-control-plane join_phase control-plane-prepare all
+  always pod-routes node_pod_routes
   step kubeadm-kubelet-start once kubeadm-kubelet-start join_kubelet
   step kubeadm-etcd once kubeadm-etcd join_etcd
   step wait-for-api wait_for_api
@@ -189,5 +191,6 @@ install_worker() {
   step wait-for-cluster wait_for_cluster
   step kubeadm-preflight once kubeadm-preflight join_phase preflight --ignore-preflight-errors=ImagePull,Swap,SystemVerification
   step note-identity release_note_identity
+  always pod-routes node_pod_routes
   step kubeadm-kubelet-start once kubeadm-kubelet-start join_kubelet
 }

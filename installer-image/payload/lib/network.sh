@@ -2,17 +2,26 @@
 # The pod network of CLUSTER_CNI=bridge: one bridge per node, addresses by host-local, and a route to every other node's pods.
 
 #######################################
-# Configures the pod network: bin/pod-routes does it now and whenever a node comes or goes.
+# Starts what keeps the pod network, before kubelet: it waits for the node to register, and has CNI's configuration there while kubeadm
+# still waits for kubelet's certificate, which it looks for every five seconds only.
 # Globals: CLUSTER_CNI CLUSTER_RELEASE UNIT_DIRECTORY
 #######################################
-node_network() {
+node_pod_routes() {
   if [[ ${CLUSTER_CNI} == none ]]; then
     log_info "CLUSTER_CNI=none: the site brings its own pod network"
     return 0
   fi
-  wait_until --deadline 300 "the cluster to give this node addresses for pods" "${CLUSTER_RELEASE}/bin/pod-routes" --once
   systemctl --quiet enable pod-routes.service
   service_current pod-routes.service "${CLUSTER_RELEASE}/bin/pod-routes" "${CLUSTER_RELEASE}/templates/cni-bridge.json" "${UNIT_DIRECTORY}/pod-routes.service"
+}
+
+#######################################
+# This node has addresses for pods, CNI's configuration and routes.
+# Globals: CLUSTER_CNI CLUSTER_RELEASE
+#######################################
+node_network() {
+  [[ ${CLUSTER_CNI} != none ]] || return 0
+  wait_until --deadline 300 "the cluster to give this node addresses for pods" "${CLUSTER_RELEASE}/bin/pod-routes" --once
 }
 
 #######################################

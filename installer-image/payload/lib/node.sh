@@ -4,6 +4,8 @@
 HOME_DIRECTORY=${HOME_DIRECTORY:-/opt/cluster-installer}
 UNIT_DIRECTORY=${UNIT_DIRECTORY:-/etc/systemd/system}
 CONTAINERD_SOCKET=/run/containerd/containerd.sock
+MANIFESTS=${MANIFESTS:-/etc/kubernetes/manifests}
+PARKED=${PARKED:-/etc/kubernetes/manifests.renewing}
 
 #######################################
 # Names of the registry, the nodes and the API in /etc/hosts.
@@ -178,10 +180,22 @@ node_containerd() {
 }
 
 #######################################
+# Puts manifests of static pods back that an interrupted renewal of certificates has parked.
+# Globals: MANIFESTS PARKED
+#######################################
+node_manifests() {
+  local file
+  for file in "${PARKED}"/*.yaml; do
+    [[ ! -e ${file} ]] || mv -- "${file}" "${MANIFESTS}/"
+  done
+}
+
+#######################################
 # kubelet runs with the binary and the configuration that are there now.
 # Globals: CLUSTER_RELEASE UNIT_DIRECTORY
 #######################################
 node_kubelet() {
+  node_manifests
   service_current kubelet.service "${KUBELET_FILES[@]}" "${CLUSTER_RELEASE}/components/kubelet/kubelet"
 }
 
