@@ -30,16 +30,9 @@ REPOSITORY = "cluster/cluster-installer"
 KUBERNETES = "v1.20.2"
 ADMIN = ["kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"]
 BOOTSTRAP = "cluster-bootstrap.service"
-PART_OF_A_CHECKOUT = (
-    "invoke",
-    "tasks.py",
-    "pipeline",
-    "installer-image",
-    "osprofiles",
-    "overlays",
-    "requirements.txt",
-    "pyproject.toml",
-)
+PART_OF_A_CHECKOUT = ("tasks.py", "pipeline", "installer-image", "osprofiles", "overlays")
+# Of a copy, without its front door, which would set up a .venv there.
+INVOKE = (sys.executable, "-I", "-m", "invoke", "--search-root")
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,8 @@ NODES = (FIRST, SECOND, THIRD, WORKER)
 
 def invoke(*words: str | Path, root: Path = ROOT) -> str:
     """Run the front door as a user does; return what it printed, which also goes to pytest's output."""
-    done = subprocess.run([root / "invoke", *words], capture_output=True, text=True, check=False)
+    front = [root / "invoke"] if root == ROOT else [*INVOKE, root]
+    done = subprocess.run([*front, *words], capture_output=True, text=True, check=False)
     sys.stdout.write(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -113,7 +107,6 @@ class Site:
                 shutil.copytree(source, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, self.checkout / name)
-        (self.checkout / ".venv").symlink_to(ROOT / ".venv")
         shutil.copy(self.made.mirror / "components.yaml", self.work / "components.yaml")
         invoke("installer.lock", "--components", self.components, "--mirror", self.made.mirror, root=self.checkout)
 
@@ -126,12 +119,10 @@ class Site:
         """Build the installer image and push it; return its name by digest, which new seeds will carry."""
         mirror = ["--mirror", str(self.made.mirror)]
         invoke("installer.build", "--components", self.components, "--arch", "amd64", *mirror, root=self.checkout)
-        # `invoke` has no place in a network namespace, where its front door would look for packages.
-        words: list[str | Path] = [*self.registry.prefix, self.checkout / ".venv/bin/python"]
-        words += ["-m", "invoke", "installer.push"]
+        words: list[str | Path] = [*self.registry.prefix, *INVOKE, self.checkout, "installer.push"]
         words += ["--to", f"{self.registry.host}/{REPOSITORY}", "--ca", self.registry.ca]
         words += ["--auth-file", self.registry.auth_file]
-        done = subprocess.run(words, cwd=self.checkout, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         match = re.search(r"^INSTALLER_IMAGE=(\S+@sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
         assert match, done.stdout

@@ -229,7 +229,11 @@ def cut_at_every(host: Host, steps: Sequence[str]) -> None:
     with host.popen(["systemctl", "start", sites.BOOTSTRAP]):
         for step in steps:
             begun = f"cat /var/log/cluster-installer/*.log | grep -q 'step {step}: begins'"
-            host.wait(["sh", "-c", begun], timeout=120)
+            try:
+                host.wait(["sh", "-c", begun], timeout=120)
+            except AssertionError as error:
+                error.add_note(host.run(["sh", "-c", "cat /var/log/journal-standin/*"]).stdout)
+                raise
             host.kill()
             host.start()
     host.run(["systemctl", "is-system-running", "--wait"], check=False, timeout=300)
