@@ -160,10 +160,11 @@ def test_a_changed_script_is_one_small_layer_and_can_be_taken_back(site: Site, f
 
 
 def test_a_payload_that_fails_is_taken_back_by_itself(site: Site, first: Host, worker: Host) -> None:
-    before = worker.read("/etc/cluster/cluster.env")
+    before, good = worker.read("/etc/cluster/cluster.env"), site.image
     (site.payload / "lib/zz-broken.sh").write_text("# shellcheck shell=bash\nnode_sysctls() { die 1 'broken'; }\n")
     broken = site.publish()
     (site.payload / "lib/zz-broken.sh").unlink()
+    site.image = good
     done = worker.run(["cluster-installer", "upgrade", broken], check=False)
     assert done.returncode == 1, done.stderr
     assert "going back to" in done.stderr
