@@ -459,11 +459,11 @@ def _session() -> Iterator[requests.Session]:
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"
         session.headers["User-Agent"] = "node-images"
-        session.verify = _authorities()
+        session.verify = authorities()
         yield session
 
 
-def _authorities() -> str | bool:
+def authorities() -> str | bool:
     """Return the certificate authorities to use unless ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE`` is set."""
     paths = ssl.get_default_verify_paths()  # knows SSL_CERT_FILE and SSL_CERT_DIR
     if paths.cafile:
@@ -558,7 +558,7 @@ def _asked_pause(policy: Retry, again: _AgainError) -> float | None:
         return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and every error that it was made from, the outermost first."""
     waiting: list[object] = [error]
     seen: set[int] = set()
@@ -572,16 +572,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _reason(error: BaseException) -> str:
     """Say why a connection failed, in the words of the system rather than of the libraries around it."""
-    causes = list(_causes(error))
-    for cause in causes:
+    found = list(causes(error))
+    for cause in found:
         if isinstance(cause, OSError) and cause.strerror:
             return str(cause.strerror)
-    texts = [str(cause) for cause in causes if str(cause)]
+    texts = [str(cause) for cause in found if str(cause)]
     return re.sub(r"//[^/\s]*@", "//", texts[-1] if texts else type(error).__name__)
 
 
 def _refuse_certificate(url: str, error: BaseException) -> None:
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise NetworkError(
                 f"{redact(url)}: the certificate is not trusted: {cause.verify_message}", hint=_AUTHORITY

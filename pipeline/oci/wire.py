@@ -7,7 +7,6 @@ import ssl
 import time
 import urllib.parse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import requests
@@ -15,14 +14,14 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import InsecureRequestWarning, InvalidHeader, MaxRetryError
 
-from pipeline.core import progress
+from pipeline.core import download, progress
 from pipeline.core.download import DENIED, GONE, NOT_FOUND, PATIENT, REWARD_BYTES, TRANSIENT, redact
 from pipeline.core.errors import InputError, NetworkError
 from pipeline.oci.auth import DOCKER_HUB, Authorizer, Scope
 from pipeline.oci.faults import NotThereError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import IO, Self
 
     from pipeline.oci.options import RegistryOptions
@@ -337,25 +336,12 @@ def _authorities(options: RegistryOptions) -> str | bool:
         return False
     if options.ca is not None:
         return str(options.ca)
-    paths = ssl.get_default_verify_paths()  # the system's, where a company's authority is; knows SSL_CERT_FILE
-    return paths.cafile or (paths.capath if paths.capath and any(Path(paths.capath).iterdir()) else True)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it was made from, the outermost first."""
-    waiting: list[object] = [error]
-    seen: set[int] = set()
-    while waiting:
-        cause = waiting.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            waiting += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
+    return download.authorities()  # the system's, where a company's authority is
 
 
 def _tls_fault(error: BaseException) -> tuple[str, str] | None:
     """Return what is wrong with the other side's TLS, and a hint, if that is what is wrong."""
-    for cause in causes(error):
+    for cause in download.causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the registry's certificate is not trusted: {cause.verify_message}", AUTHORITY
         if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
@@ -365,6 +351,6 @@ def _tls_fault(error: BaseException) -> tuple[str, str] | None:
 
 def _words(error: BaseException) -> str:
     """Say why, in the words of the system rather than of the libraries around it."""
-    found = list(causes(error))
+    found = list(download.causes(error))
     said = [str(cause.strerror) for cause in found if isinstance(cause, OSError) and cause.strerror]
     return said[0] if said else str(found[-1]) or type(found[-1]).__name__

@@ -77,7 +77,7 @@ init_preflight() {
 #######################################
 init_kubelet() {
   init_phase kubelet-start
-  service_stamp kubelet.service "${KUBELET_FILES[@]}" "${CLUSTER_RELEASE}/components/kubelet/kubelet"
+  kubelet_was_started
 }
 
 #######################################
@@ -155,7 +155,7 @@ join_kubelet() {
     # A node of that name that was reset moments ago counts as Ready for 40 s more, and kubeadm refuses until then.
     retry --attempts 8 --delay 10 --max-delay 10 -- join_phase kubelet-start
   fi
-  service_stamp kubelet.service "${KUBELET_FILES[@]}" "${CLUSTER_RELEASE}/components/kubelet/kubelet"
+  kubelet_was_started
 }
 
 #######################################

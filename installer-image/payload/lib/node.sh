@@ -76,16 +76,14 @@ restrict_oom_score() {
 }
 
 #######################################
-# The registry's entry of a docker config.json.
+# What the site's credentials hold for a registry, as preflight has tried it.
 # Globals: REGISTRY_AUTH_FILE
 # Arguments: registry, as host[:port]
 # Outputs: base64 of user:password; nothing if there is none
 #######################################
 registry_auth() {
   [[ -n ${REGISTRY_AUTH_FILE} ]] || return 0
-  # One entry per line, then the one of this host: the file is small and written by machines, but in any layout.
-  tr -d '\n\t ' <"${REGISTRY_AUTH_FILE}" | sed 's/}/}\n/g' |
-    awk -v host="\"$1\":{" 'index($0, host) { rest = substr($0, index($0, host)); if (match(rest, /"auth":"[^"]*"/)) print substr(rest, RSTART + 8, RLENGTH - 9) }'
+  registry_credentials "${REGISTRY_AUTH_FILE}" "$1"
 }
 
 #######################################
@@ -197,6 +195,14 @@ node_manifests() {
 node_kubelet() {
   node_manifests
   service_current kubelet.service "${KUBELET_FILES[@]}" "${CLUSTER_RELEASE}/components/kubelet/kubelet"
+}
+
+#######################################
+# Notes that kubeadm has just started kubelet, with what is there now.
+# Globals: CLUSTER_RELEASE KUBELET_FILES
+#######################################
+kubelet_was_started() {
+  service_stamp kubelet.service "${KUBELET_FILES[@]}" "${CLUSTER_RELEASE}/components/kubelet/kubelet"
 }
 
 # What kubelet reads when it starts.

@@ -62,3 +62,15 @@ always() {
   checkpoint_forget "$1"
   step "$@"
 }
+
+#######################################
+# Key of a role's checkpoints: this payload and this configuration. Another of either runs the steps again; they find out what is done.
+# Globals: CLUSTER_RELEASE CLUSTER_ENV_FILE
+# Arguments: role
+# Outputs: the key
+#######################################
+role_checkpoints() {
+  local sum
+  sum=$(grep -v '^INSTALLER_IMAGE=' "${CLUSTER_ENV_FILE}" | sha256sum)
+  printf '%s/%s/%s\n' "${CLUSTER_RELEASE##*/}" "${sum:0:16}" "$1"
+}
