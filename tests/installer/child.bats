@@ -36,6 +36,12 @@ setup() {
   expect 137
 }
 
+@test "child_run: a child that ends while it is looked after whether it lives was not killed" {
+  lib 'child_lives() { while [[ -e /proc/$1/stat ]] && ! grep -q ") Z" "/proc/$1/stat"; do sleep 0.1; done; return 1; }
+    f() { sleep 1.5; return 3; }; child_run 0 f || echo "code $?"; child_run 0 sleep 1.5; echo on'
+  expect 0 'code 3' on
+}
+
 @test "child_capture: both outputs in memory, errexit on, also where the caller's is off" {
   lib 'f() { echo out; echo err >&2; printf "no newline"; false; echo UNREACHABLE; }; g() { child_capture 0 f; }; g || echo "code $? [${CHILD_OUTPUT}]"'
   expect 0 $'code 1 [out\nerr\nno newline]'

@@ -37,7 +37,7 @@ child_main() {
 # Returns: the child's exit code; 124 if it took too long and was ended; 137 if the child was killed
 #######################################
 child_wait() {
-  local pipe=$1 deadline=$2 line='' status='' code began=${SECONDS}
+  local pipe=$1 deadline=$2 part line='' status='' code began=${SECONDS} gone=false
   CHILD_PID='' CHILD_OUTPUT=''
   until IFS= read -r -t 1 -u "${pipe}" CHILD_PID; do
     code=$?
@@ -46,17 +46,22 @@ child_wait() {
   [[ -z ${STEP_SIGNAL-} ]] || child_end "${CHILD_PID}"
   while [[ -z ${status} ]]; do
     code=0
-    IFS= read -r -t 1 -u "${pipe}" line || code=$?
+    IFS= read -r -t 1 -u "${pipe}" part || code=$?
+    line+=${part} # a second may go by in the middle of a line
     if ((code == 0)) && [[ ${line} == "child-end ${CHILD_PID} "* ]]; then
       status=${line##* }
     elif ((code == 0)); then
       CHILD_OUTPUT+=${line}$'\n'
-    else
+      line=
+    elif ((code <= 128)) || ${gone}; then
       CHILD_OUTPUT+=${line}
-      ((code > 128)) && child_lives "${CHILD_PID}" || status=137
+      status=137
+    elif ! child_lives "${CHILD_PID}"; then
+      gone=true # what it wrote last, after this second and before it ended, is in the pipe
     fi
     ((${#CHILD_OUTPUT} < 8192)) || CHILD_OUTPUT=${CHILD_OUTPUT: -4096}
     if [[ -z ${status} ]] && ((deadline > 0 && SECONDS - began >= deadline)); then
+      CHILD_OUTPUT+=${line}
       child_end "${CHILD_PID}"
       status=124
     fi
