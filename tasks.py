@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.core.arch import Architecture
     from pipeline.image import Plan
     from pipeline.installer import Source
+    from pipeline.oci import RegistryOptions
     from pipeline.profile import Release
 
 ROOT = Path(__file__).resolve().parent
@@ -25,6 +26,12 @@ WHICH = {
     "release": "one of its releases (default: the profile's)",
     "arch": "amd64 or arm64 (default: this machine's)",
     "profiles": "directory of the profiles (default: osprofiles/ of this checkout)",
+}
+REACH = {
+    "ca": "PEM file of the authority that signed for the registry",
+    "auth-file": "config.json of docker or auth.json of podman (default: where these look)",
+    "insecure": "believe any certificate",
+    "plain-http": "speak to the registry without TLS",
 }
 
 # What a command needs is imported when it runs: './invoke --list' has to be quick.
@@ -57,6 +64,17 @@ def _directory(os: str, release: str, arch: str, profiles: str) -> Path:
 
     _release(os, release, arch, profiles)
     return BUILD / f"{os}-{release or profile.find(os, Path(profiles)).default_release}-{_arch(arch)}"
+
+
+def _reach(ca: str, auth_file: str, *, insecure: bool, plain_http: bool) -> RegistryOptions:
+    from pipeline import oci
+
+    return oci.RegistryOptions(
+        ca=Path(ca) if ca else None,
+        insecure_tls=insecure,
+        plain_http=plain_http,
+        auth_file=Path(auth_file) if auth_file else oci.find_auth_file(),
+    )
 
 
 def _accelerated() -> bool:
@@ -389,16 +407,7 @@ def installer_lock(_context: Context, components: str = "", mirror: str = "") ->
     print("\n".join([f"{source.lock}: {len(changes)} changes", *changes]) if changes else f"{source.lock}: unchanged")
 
 
-@task(
-    help={
-        "to": "where to: HOST[:PORT]/PATH",
-        "tag": "name beside the digest (default: the image's version)",
-        "ca": "PEM file of the authority that signed for the registry",
-        "auth-file": "config.json of docker or auth.json of podman (default: where these look)",
-        "insecure": "believe any certificate",
-        "plain-http": "speak to the registry without TLS",
-    }
-)
+@task(help=REACH | {"to": "where to: HOST[:PORT]/PATH", "tag": "name beside the digest (default: the image's version)"})
 @command
 def installer_push(
     _context: Context,
@@ -413,14 +422,9 @@ def installer_push(
 
     Example: ./invoke installer.push --to registry.site.example:5000/cluster/cluster-installer --ca ca.pem
     """
-    from pipeline import installer, oci
+    from pipeline import installer
 
-    options = oci.RegistryOptions(
-        ca=Path(ca) if ca else None,
-        insecure_tls=insecure,
-        plain_http=plain_http,
-        auth_file=Path(auth_file) if auth_file else oci.find_auth_file(),
-    )
+    options = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     where, _ = installer.push(BUILD, to, tag=tag or None, options=options)
     print(f"INSTALLER_IMAGE={where}")
 

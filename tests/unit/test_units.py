@@ -10,8 +10,15 @@ from pipeline.core.units import parse_size
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("2G", 2 * 1024**3), ("512M", 512 * 1024**2), ("1.5GiB", 3 * 1024**3 // 2), ("64k", 65536), ("7", 7), ("3 MB", 3 * 1024**2)],
-)  # fmt: skip
+    [
+        ("2G", 2 * 1024**3),
+        ("512M", 512 * 1024**2),
+        ("1.5GiB", 3 * 1024**3 // 2),
+        ("64k", 65536),
+        ("7", 7),
+        ("3 MB", 3 * 1024**2),
+    ],
+)
 def test_a_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
