@@ -25,8 +25,8 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from pipeline.core import download
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache
+from pipeline.core.document import Model, load
 from pipeline.core.errors import InputError, NetworkError
-from pipeline.installer.document import Model, load
 
 NAME = r"^[a-z0-9][a-z0-9-]*$"
 VERSION = r"^[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}$"

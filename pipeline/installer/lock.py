@@ -18,9 +18,9 @@ from pydantic import Field, StringConstraints
 from pipeline.core import download, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, cache_root
+from pipeline.core.document import Model, load
 from pipeline.core.errors import InputError, NetworkError, StorageError
 from pipeline.installer.components import Component, Components, Digest, Source, extract, fetch_artifact, mirrored, told
-from pipeline.installer.document import Model, load
 
 RELOCK = "run ./invoke installer.lock, look at what it changes, and commit the lock"
 LONGEST_SUMS = 1024**2

@@ -14,9 +14,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator
 
 from pipeline.core.arch import Architecture
+from pipeline.core.document import Location, Model, load
 from pipeline.core.errors import InputError
 from pipeline.installer import spec_checks, spec_files
-from pipeline.installer.document import Location, Model, load
 from pipeline.oci import Reference, is_repository
 
 LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
-from pipeline.installer.document import Location
+from pipeline.core.document import Location
 
 Problem = tuple[Location, str]
 MASTERS = ("first-master", "master")

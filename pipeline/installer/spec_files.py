@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from pipeline.installer.document import Location
+from pipeline.core.document import Location
 
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n.+?\n-----END CERTIFICATE-----", re.DOTALL)
 PRIVATE = "PRIVATE KEY-----"
