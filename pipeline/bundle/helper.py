@@ -1,6 +1,6 @@
 """Builds the helper: the small Go program that re-creates gzip streams as the container tools' libraries write them.
 
-Its sources are in ``helper/``. What Go and klauspost's libraries write has stayed the same over the versions named
+Its sources are in ``helper-go/``. What Go and klauspost's libraries write has stayed the same over the versions named
 here; a stream that another version made is found out when it is compared (decision D13). No module of Go's is fetched:
 the libraries come from Debian's packages, compiled the old way (``GO111MODULE=off``, ``go help gopath``).
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.cache import Json
 
-SOURCES = Path(__file__).with_name("helper")
+SOURCES = Path(__file__).with_name("helper-go")  # a name that is no module
 KIND = "bundle-helper"
 RECIPE = 1  # raised when this module builds in another way
 
