@@ -1,8 +1,8 @@
 """What a user sees while work goes on, and the log that holds everything.
 
-On a terminal the running steps are drawn live; elsewhere each step is a timestamped line at its start and at
-its end. Every line that a tool prints goes to the log file, and the latest one is shown beside the step, so that
-long work never looks frozen.
+On a terminal the running steps are drawn live, if Python has ``rich``; elsewhere each step is a timestamped line at
+its start and at its end. Every line that a tool prints goes to the log file, and the latest one is shown beside the
+step, so that long work never looks frozen.
 
 The current session travels in a context variable: any floor may call :func:`step`, :func:`note` and :func:`log`
 without passing it around. Who runs several commands at once and has the terminal for itself wraps each of them in
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import datetime
 import re
 import sys
 import time
@@ -104,7 +103,8 @@ class Session:
         self._show(line)
 
     def _show(self, line: str) -> None:
-        if (tell := _watcher.get()) is not None:
+        tell = _watcher.get()
+        if tell is not None:
             tell(Moment(line, tuple(running.title for running in self._stack), self.times))
         elif self._live is not None:
             from rich.text import Text
@@ -181,7 +181,7 @@ _watcher: contextvars.ContextVar[Callable[[Moment], None] | None] = contextvars.
 
 
 def _clock() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%H:%M:%S")
+    return time.strftime("%H:%M:%S", time.gmtime())
 
 
 def current() -> Session:
@@ -202,8 +202,9 @@ def session(log_path: Path | None = None) -> Iterator[Session]:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             # Without a buffer: what could not be written is not tried again when the file is closed.
             running._log = stack.enter_context(log_path.open("wb", buffering=0))
-        if sys.stderr.isatty() and _watcher.get() is None:
-            running._live = stack.enter_context(_live_display(running))
+        live = _live_display(running) if sys.stderr.isatty() and _watcher.get() is None else None
+        if live is not None:
+            running._live = stack.enter_context(live)
         token = _current.set(running)
         stack.callback(_current.reset, token)
         yield running
@@ -223,9 +224,13 @@ def watched(tell: Callable[[Moment], None]) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def _live_display(running: Session) -> Live:
-    from rich.console import Console
-    from rich.live import Live
+def _live_display(running: Session) -> Live | None:
+    """Return what draws on the terminal; None where Python has no rich, as at a site."""
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        return None
 
     return Live(
         console=Console(stderr=True),

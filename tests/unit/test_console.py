@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from pipeline.core.console import command
+from pipeline.core.console import command, ending
 from pipeline.core.errors import InputError, PipelineError, VerificationError
 
 
@@ -67,3 +67,10 @@ def test_name_docstring_and_signature_survive() -> None:
 
     assert (build.__name__, build.__doc__) == ("build", "Build an image.")
     assert str(inspect.signature(build)) == "(os: 'str' = 'debian', *, arch: 'str' = '') -> 'None'"
+
+
+def test_the_kind_of_a_fault_is_said_first_where_a_language_is_spoken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, ending({2: "输入有误。"}.__getitem__):
+        raise InputError("no such bundle", hint="name its directory")
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "输入有误。\nerror: no such bundle\nhint: name its directory\n")

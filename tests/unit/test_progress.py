@@ -225,3 +225,20 @@ with progress.session() as session:
 """)
     assert "Traceback" not in drawn
     assert "last  0 s" in drawn, "the display is still drawn"
+
+
+def test_without_rich_a_terminal_gets_plain_lines() -> None:
+    drawn = on_terminal(
+        """
+import sys
+sys.modules["rich"] = None
+sys.modules["rich.console"] = sys.modules["rich.live"] = None
+with progress.session(), progress.step("long work"), progress.paused():
+    progress.note("hello")
+"""
+    )
+    assert [re.sub(r"in \d+\.\d s", "in T s", line[9:]) for line in drawn.split("\r\n") if line] == [
+        "long work ...",
+        "hello",
+        "long work: done in T s",
+    ]
