@@ -1,12 +1,28 @@
-"""The lowering to Python 3.6: what is dropped, what is refused, and that everything the field gets goes through it."""
+"""bundle.pyz: what lowering drops and refuses, what is packed, and what is said in two languages."""
 
+# ruff: noqa: RUF001 - Chinese has its own punctuation
 from __future__ import annotations
 
+import ast
+import contextvars
+import io
+import re
+import string
+import subprocess
+import sys
 import textwrap
+import threading
+import zipfile
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from pipeline.bundle.field import contextvars_36, messages, readme, zipapp
 from pipeline.bundle.field.lower import LoweringError, lower
+from pipeline.bundle.field.messages import TEXTS, Messages, language_of
+from pipeline.bundle.model import Base, Blob, Bundle, BundleName, Needed, Volume
+from pipeline.core import errors
 
 
 def code(text: str) -> str:
@@ -157,3 +173,165 @@ def test_every_fault_of_a_module_is_named_at_once() -> None:
     with pytest.raises(LoweringError) as refused:
         lower("a.removeprefix('b')\nx = y | z\n", "m.py")
     assert [line.split(" ")[0] for line in refused.value.message.splitlines()] == ["m.py:1:", "m.py:2:"]
+
+
+# --- what is packed
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, bytes]:
+    return zipapp.own_members()
+
+
+def test_what_is_packed_needs_nothing_newer_than_python_3_6(members: dict[str, bytes], tmp_path: Path) -> None:
+    for name, data in members.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    vermin = Path(sys.executable).with_name("vermin")
+    words = ["-t=3.6-", "--backport", "dataclasses", "--backport", "contextvars", "--no-tips", "-vvv"]
+    done = subprocess.run([vermin, *words, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_headquarters_stay_at_home(members: dict[str, bytes]) -> None:
+    packed = {name for name in members if name.startswith("pipeline/")}
+    assert {"pipeline/bundle/field/cli.py", "pipeline/bundle/archive.py", "pipeline/oci/registry.py"} <= packed
+    home = ("download", "cache", "namespace", "helper", "pack", "assemble", "images", "lean_write", "zipapp", "lower")
+    assert [name for name in packed if Path(name).stem in home] == []
+    assert members["pipeline/bundle/__init__.py"] == b""
+
+
+def test_every_import_of_ours_is_packed(members: dict[str, bytes]) -> None:
+    known = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in members}
+    for name, data in members.items():
+        assert set(zipapp._imported(ast.parse(data))) <= known, name
+
+
+def test_the_same_members_are_the_same_bytes_and_run(tmp_path: Path) -> None:
+    members = {"b.py": b"text = 'found'", "__main__.py": b"import b; print(b.text)", "a/data": bytes(1000)}
+    made = zipapp.zipped(members)
+    assert made == zipapp.zipped(dict(reversed(members.items())))
+    with zipfile.ZipFile(io.BytesIO(made)) as archive:
+        assert archive.namelist() == sorted(members)
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    path = tmp_path / "x.pyz"
+    path.write_bytes(made)
+    path.chmod(0o755)
+    assert subprocess.run([path], capture_output=True, text=True, check=True).stdout == "found\n"
+
+
+def test_an_older_python_is_told_what_is_needed(tmp_path: Path) -> None:
+    main = tmp_path / "__main__.py"
+    main.write_bytes(zipapp.own_members()["__main__.py"])
+    ast.parse(main.read_text(), feature_version=(3, 4))
+    code = f"import runpy, sys; sys.version_info = (2, 7, 18); runpy.run_path({str(main)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "需要 Python 3.6 或更高版本，当前为 2.7" in done.stderr
+    assert "error: this is Python 2.7, and 3.6 or later is needed" in done.stderr
+
+
+@pytest.mark.parametrize("module", [contextvars, contextvars_36])
+def test_the_stand_in_for_contextvars_does_what_the_real_one_does(module: ModuleType) -> None:
+    bare, given = module.ContextVar("bare"), module.ContextVar("given", default=1)
+    with pytest.raises(LookupError):
+        bare.get()
+    assert (bare.get(None), given.get(), given.get(2)) == (None, 1, 2)
+    first = bare.set("a")
+    second = bare.set("b")
+    context = module.copy_context()
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        seen.append(bare.get("nothing"))
+        context.run(lambda: seen.append(bare.get()))
+        context.run(bare.set, "c")
+        context.run(lambda: seen.append(bare.get()))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == ["nothing", "b", "c"]
+    assert bare.get() == "b"
+    bare.reset(second)
+    assert bare.get() == "a"
+    bare.reset(first)
+    assert bare.get("none") == "none"
+
+
+# --- what is said
+
+
+@pytest.mark.parametrize("key", sorted(TEXTS))
+def test_every_text_is_there_in_both_languages(key: str) -> None:
+    english, chinese = TEXTS[key]
+    assert english.isascii()
+    assert re.search(r"[\u4e00-\u9fff]", chinese)
+    assert not re.search(r"[,;!?]|: ", chinese), "Chinese has its own punctuation"
+    fields = [sorted(field for _, field, _, _ in string.Formatter().parse(text) if field) for text in TEXTS[key]]
+    assert fields[0] == fields[1]
+
+
+def test_every_kind_of_fault_has_its_words() -> None:
+    codes = {kind.exit_code for kind in errors.PipelineError.__subclasses__() if kind.__module__ == errors.__name__}
+    assert codes | {errors.PipelineError.exit_code, 130} == set(messages.FAULTS)
+    assert {f"fault.{code}" for code in messages.FAULTS} == {key for key in TEXTS if key.startswith("fault.")}
+
+
+def test_every_text_is_used() -> None:
+    sources = "".join((zipapp.HERE / name).read_text() for name in ("cli.py", "page.py"))
+    used = set(re.findall(r"""say\(\s*f?["']([a-z.-]+)["']""", sources))
+    computed = {key for key in TEXTS if key.startswith(("fault.", "kind."))} | {"list", "verify", "expand", "sync"}
+    assert used | computed == set(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "zh_CN"}, "zh"),
+        ({"LANG": "zh_TW.Big5", "LC_ALL": ""}, "zh"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+    ],
+)
+def test_the_language_is_that_of_the_locale(environment: dict[str, str], language: str) -> None:
+    assert language_of(environment) == language
+
+
+def test_a_fault_is_explained_in_chinese_only() -> None:
+    assert Messages("zh").explain(5).startswith("存储故障：")
+    assert Messages("zh").explain(99) == Messages("en").explain(5) == ""
+
+
+# --- the page beside a bundle
+
+
+def bundle(kind: str) -> Bundle:
+    needed = () if kind == "full" else (Needed("sha256:" + "2" * 64, 5, ("a/b",)),)
+    base = Base((BundleName("sha256:" + "1" * 64, "v1.1.0"),), needed) if needed else Base()
+    volumes = tuple(Volume(f"v1.2.0.bundle.00{number}", 1_000_000 + number, "3" * 64) for number in (1, 2))
+    blobs = (Blob("sha256:" + "4" * 64, 1234567, "plain"),)
+    return Bundle(kind, "v1.2.0", "2026-11-25T03:00:00Z", "plain", (), blobs, base, volumes)
+
+
+@pytest.mark.parametrize("kind", ["full", "patch", "upgrade"])
+def test_the_page_says_what_it_is_and_what_to_do(kind: str) -> None:
+    made = bundle(kind)
+    text = readme(made).decode()
+    chinese, english = text.split("\n---\n")
+    for part in (chinese, english):
+        assert made.id in part
+        assert "| v1.2.0.bundle.002 | 1,000,002 |" in part
+        assert "1,234,567" in part
+        assert ("v1.1.0" in part) == (kind != "full")
+        assert "sha256sum -c SHA256SUMS" in part
+        assert "bundle.pyz sync --to" in part
+        assert all(f"| {code} | " in part for code in messages.FAULTS)
+        assert "$" not in part
+    assert TEXTS[f"kind.{kind}"] == (
+        re.search(r"\| kind \| (.*) \|", english)[1],  # type: ignore[index]
+        re.search(r"\| 类型 \| (.*) \|", chinese)[1],  # type: ignore[index]
+    )

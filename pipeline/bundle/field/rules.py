@@ -49,8 +49,8 @@ KEYWORDS = {  # by the last word of what is called; * is anything
 }  # fmt: skip
 TYPING = {  # what of it may be imported when the program runs
     "IO", "TYPE_CHECKING", "Any", "AnyStr", "BinaryIO", "Callable", "ClassVar", "Dict", "Generic", "Iterable",
-    "Iterator", "List", "Mapping", "NewType", "NoReturn", "Optional", "Sequence", "Set", "TextIO", "Tuple", "Type", "TypeVar",
-    "Union", "cast", "overload",
+    "Iterator", "List", "Mapping", "NewType", "NoReturn", "Optional", "Sequence", "Set", "TextIO", "Tuple", "Type",
+    "TypeVar", "Union", "cast", "overload",
 }  # fmt: skip
 GENERICS = {"list", "dict", "tuple", "set", "frozenset", "type"}
 GENERIC_MODULES = {"collections", "collections.abc", "contextlib", "contextvars", "queue", "re", "os", "subprocess"}

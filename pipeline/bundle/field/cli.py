@@ -1,0 +1,253 @@
+"""The command line of ``bundle.pyz``: ``python3 bundle.pyz list|verify|expand|sync``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipeline.bundle import listing
+from pipeline.bundle.archive import Archive
+from pipeline.bundle.field.messages import LANGUAGES, Messages, language_of
+from pipeline.core import console, progress
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.oci import RegistryOptions
+
+PROGRAM = "bundle.pyz"
+EXAMPLES = {
+    "list": "python3 bundle.pyz list",
+    "verify": "python3 bundle.pyz verify --key bundle.pub",
+    "expand": "python3 bundle.pyz expand --to /data/images",
+    "sync": "python3 bundle.pyz sync --to registry.site.example:5000/mirror --ca ca.pem --auth-file auth.json",
+}
+PARALLEL = 4
+TELL_SECONDS = 5.0  # between two lines about one long piece of work
+GONE = 141  # exit code when who reads our output has gone, as a shell reports SIGPIPE
+
+
+def main(argv: Sequence[str], folder: str) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name.
+        folder: directory that the program lies in: the bundle's, unless another one is named.
+
+    Returns:
+        The exit code; most errors leave by SystemExit, with the codes of :mod:`pipeline.core.errors`.
+    """
+    _speak_unicode()
+    say = Messages(_language(argv))
+    try:
+        with console.ending(say.explain):
+            options = _parser(say, folder).parse_args(argv)
+            if options.command is None:
+                raise InputError("no command is given", hint=f"see: python3 {PROGRAM} --help")
+            with progress.session():
+                COMMANDS[options.command](say, options)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return GONE
+    return 0
+
+
+# --- the commands
+
+
+def _list(_say: Messages, options: argparse.Namespace) -> None:
+    with Archive.open(options.bundle, key=options.key) as archive:
+        _print(listing.text(archive))
+
+
+def _verify(say: Messages, options: argparse.Namespace) -> None:
+    from pipeline.bundle.verify import verify
+
+    with Archive.open(options.bundle, key=options.key) as archive:
+        with progress.step(say("verifying", name=archive.bundle.name)):
+            report = verify(archive, _teller(say))
+        _print(report.text())
+        _print(say("verified", name=archive.bundle.name, id=archive.id))
+        if options.key is None:
+            _print(say("unsigned"))
+
+
+def _expand(say: Messages, options: argparse.Namespace) -> None:
+    from pipeline.bundle.expand import expand
+
+    with Archive.open(options.bundle, key=options.key) as archive:
+        with progress.step(say("expanding", name=archive.bundle.name, to=options.to)):
+            expand(archive, options.to, _teller(say))
+        _print(say("expanded", name=archive.bundle.name, to=options.to))
+
+
+def _sync(say: Messages, options: argparse.Namespace) -> None:
+    from pipeline.bundle import site_files
+    from pipeline.bundle.sync import SyncOptions, make_plan, sync
+    from pipeline.oci import Registry
+
+    host, _, prefix = options.to.partition("/")
+    registry = Registry(host, _registry_options(options))
+    wanted = SyncOptions(prefix=prefix, state=options.state)
+    with Archive.open(options.bundle, key=options.key) as archive:
+        with progress.step(say("planning", host=host)):
+            plan = make_plan(archive, registry, wanted)
+        _print(plan.text())
+        if options.dry_run:
+            _print(say("nothing-written"))
+            return
+        with progress.step(say("syncing", name=archive.bundle.name, host=options.to)):
+            summary = sync(archive, registry, wanted, plan)
+        _print(summary.text())
+        _print(say("synced", name=archive.bundle.name, host=options.to))
+        out = options.site_files or options.state.parent / "site-files"
+        _print(say("written"))
+        for path in site_files.write(archive.bundle, host, prefix, out, options.ca):
+            _print(f"  {path}")
+
+
+def _registry_options(options: argparse.Namespace) -> RegistryOptions:
+    from pipeline.oci import RegistryOptions, find_auth_file
+
+    if options.parallel < 1:
+        raise InputError(f"--parallel {options.parallel}: not a number of blobs", hint="name 1 or more")
+    return RegistryOptions(
+        ca=options.ca,
+        insecure_tls=options.insecure,
+        plain_http=options.plain_http,
+        auth_file=options.auth_file or find_auth_file(),
+        parallel=options.parallel,
+    )
+
+
+COMMANDS: dict[str, Callable[[Messages, argparse.Namespace], None]] = {
+    "list": _list,
+    "verify": _verify,
+    "expand": _expand,
+    "sync": _sync,
+}
+
+
+# --- the words after the program's name
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as the rest of the program does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, hint=f"see: python3 {self.prog} --help")
+
+
+def _language(argv: Sequence[str]) -> str:
+    """Return the language that is asked for, wherever among the words; else that of the locale."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--lang", nargs="?")
+    asked = early.parse_known_args(list(argv))[0].lang
+    return asked if asked in LANGUAGES else language_of()
+
+
+def _parser(say: Messages, folder: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description=say("program"), add_help=False, formatter_class=_formatter(say))
+    _options(parser, say)
+    commands = parser.add_subparsers(dest="command", title=say("commands"), metavar="COMMAND", prog=PROGRAM)
+    for name, arguments in (("list", None), ("verify", None), ("expand", _expand_options), ("sync", _sync_options)):
+        example = f"{say('example')} {EXAMPLES[name]}"
+        one = commands.add_parser(
+            name,
+            help=say(name),
+            description=say(name),
+            epilog=example,
+            add_help=False,
+            formatter_class=_formatter(say),
+        )
+        one.add_argument_group(say("arguments")).add_argument(
+            "bundle", metavar="BUNDLE", nargs="?", type=Path, default=Path(folder), help=say("bundle")
+        )
+        group = _options(one, say)
+        group.add_argument("--key", metavar="FILE", type=Path, help=say("key"))
+        if arguments is not None:
+            arguments(group, say, folder)
+    return parser
+
+
+def _options(parser: argparse.ArgumentParser, say: Messages) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group(say("options"))
+    group.add_argument("-h", "--help", action="help", help=say("help"))
+    group.add_argument("--lang", choices=LANGUAGES, default=argparse.SUPPRESS, help=say("lang"))
+    return group
+
+
+def _expand_options(group: argparse._ArgumentGroup, say: Messages, _folder: str) -> None:
+    group.add_argument("--to", metavar="DIRECTORY", type=Path, required=True, help=say("expand.to"))
+
+
+def _sync_options(group: argparse._ArgumentGroup, say: Messages, folder: str) -> None:
+    state = Path(folder) / "sync-state"
+    group.add_argument("--to", metavar="HOST[:PORT][/PREFIX]", required=True, help=say("sync.to"))
+    group.add_argument("--ca", metavar="FILE", type=Path, help=say("ca"))
+    group.add_argument("--auth-file", metavar="FILE", type=Path, help=say("auth-file"))
+    group.add_argument("--insecure", action="store_true", help=say("insecure"))
+    group.add_argument("--plain-http", action="store_true", help=say("plain-http"))
+    group.add_argument("--state", metavar="DIRECTORY", type=Path, default=state, help=say("state", default=state))
+    group.add_argument("--parallel", metavar="N", type=int, default=PARALLEL, help=say("parallel", default=PARALLEL))
+    group.add_argument("--dry-run", action="store_true", help=say("dry-run"))
+    group.add_argument("--site-files", metavar="DIRECTORY", type=Path, help=say("site-files"))
+
+
+def _formatter(say: Messages) -> type[argparse.HelpFormatter]:
+    class Formatter(argparse.HelpFormatter):
+        """Help in the user's language."""
+
+        def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:  # noqa: ANN401
+            super().add_usage(usage, actions, groups, say("usage") if prefix is None else prefix)
+
+    return Formatter
+
+
+# --- the terminal
+
+
+def _speak_unicode() -> None:
+    """Let our output hold any letter: Python 3.6 takes a locale of the C kind for ASCII, and would fail at 现场."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            continue
+        encoding = "utf-8" if stream.encoding.lower() in {"ascii", "ansi_x3.4-1968", "us-ascii"} else stream.encoding
+        wrapped = io.TextIOWrapper(stream.detach(), encoding, "backslashreplace", line_buffering=True)
+        setattr(sys, name, wrapped)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def _teller(say: Messages) -> Callable[[str, int, int], None]:
+    """Return what tells how far a long piece of work is: each line goes to the log, now and then one is shown."""
+    shown = [time.monotonic()]
+
+    def tell(what: str, done: int, total: int) -> None:
+        line = say("part", what=what, percent=done * 100 // max(total, 1), size=_human(total))
+        progress.log(line)
+        if time.monotonic() - shown[0] >= TELL_SECONDS:
+            shown[0] = time.monotonic()
+            progress.note(line)
+
+    return tell
+
+
+def _human(size: int) -> str:
+    """Return bytes as people read them."""
+    value, unit = float(size), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
