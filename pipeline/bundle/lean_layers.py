@@ -1,0 +1,143 @@
+"""Layers as chunks and recipes: which of a bundle's layers are stored lean, and what their base has to provide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.bundle.lean_write import LeanWriter
+
+from pipeline.bundle.codec import Codec
+from pipeline.bundle.model import LEAN, LeanInfo, Needed
+from pipeline.bundle.proofs import Proofs, is_gzip
+from pipeline.core import progress
+from pipeline.oci import Descriptor, links
+
+if TYPE_CHECKING:
+    from pipeline.bundle.archive import Archive
+    from pipeline.bundle.assemble import Contents
+    from pipeline.bundle.model import BlobSource
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class LeanLayers:
+    """What layers became.
+
+    Attributes:
+        digests: the layers that are stored lean.
+        recipes: how each is made again, by its digest.
+        frames: files with the chunks, in their order.
+        needed: everything that the site must have: what the contents' base says, and layers that chunks come from.
+        info: how it was made.
+    """
+
+    digests: frozenset[str]
+    recipes: Mapping[str, bytes]
+    frames: tuple[Path, ...]
+    needed: tuple[Needed, ...]
+    info: LeanInfo
+
+
+def make(
+    contents: Contents,
+    source: BlobSource,
+    layers: Sequence[Descriptor],
+    bases: Sequence[Archive],
+    scratch: Path,
+    work: Path,
+    threads: int,
+) -> LeanLayers | None:
+    """Turn the gzip layers that can be made again into chunks and recipes.
+
+    Args:
+        contents: the bundle's contents.
+        source: where the layers are.
+        layers: the layers, in the order in which they go in.
+        bases: bundles whose layers provide chunks.
+        scratch: directory for what is made.
+        work: directory where it is kept which encoder made a layer.
+        threads: layers that are looked at at once.
+
+    Returns:
+        What they became; None if no layer can be stored so.
+
+    Raises:
+        ToolError: the helper failed.
+        StorageError: the scratch directory cannot be written.
+    """
+    codec = Codec.find()
+    if codec is None:
+        progress.note("the helper that makes gzip layers again is not there: every layer is stored as it is")
+        return None
+    gzipped = [layer for layer in layers if is_gzip(source, layer)]
+    writer = LeanWriter(scratch, codec, threads=threads)
+    with progress.step("lean"):
+        for archive in bases:
+            writer.seed(archive, _seeds(archive, contents, bases))
+        added = _add(writer, source, gzipped, Proofs(work / "proofs", codec), threads)
+        result = writer.finish()
+    if not added:
+        return None
+    needed = _needed(contents.base.digests, result.sources, bases)
+    return LeanLayers(frozenset(added), result.recipes, tuple(result.frames), needed, result.info)
+
+
+def _add(
+    writer: LeanWriter, source: BlobSource, layers: Sequence[Descriptor], proofs: Proofs, threads: int
+) -> set[str]:
+    added: set[str] = set()
+    total, done = sum(layer.size for layer in layers), 0
+    for number, (layer, encoder) in enumerate(zip(layers, proofs.each(source, layers, threads), strict=True), 1):
+        if encoder is not None and writer.add(
+            layer.digest, layer.size, encoder, lambda digest=layer.digest: source.open_blob(digest)
+        ):
+            added.add(layer.digest)
+        done += layer.size
+        progress.log(f"layer {number} of {len(layers)}, {done / MB:.1f} of {total / MB:.1f} MB")
+    progress.remark(f"{len(added)} of {len(layers)} gzip layers")
+    return added
+
+
+# --- what a base provides
+
+
+def _seeds(archive: Archive, contents: Contents, bases: Sequence[Archive]) -> tuple[str, ...]:
+    """Return the gzip layers of a base that may be like the new ones.
+
+    They are those of the repositories that the new images have; of all repositories if an image has a new one.
+    """
+    known = {image.repository for base in bases for image in base.bundle.images}
+    wanted = {image.repository for image in contents.images}
+    layers: dict[str, Descriptor] = {}
+    for image in archive.bundle.images:
+        if image.repository in wanted or not wanted <= known:
+            layers |= {layer.digest: layer for layer in _layers(archive, image.manifests)}
+    stored = {blob.digest: blob.stored for blob in archive.bundle.blobs}
+    return tuple(
+        digest
+        for digest, layer in layers.items()
+        if digest in stored and (stored[digest] == LEAN or is_gzip(archive, layer))
+    )
+
+
+def _layers(archive: Archive, manifests: Sequence[str]) -> list[Descriptor]:
+    found: list[Descriptor] = []
+    for digest in manifests:
+        found += links(archive.read(digest), "a manifest").blobs
+    return found
+
+
+def _needed(base: Sequence[Needed], sources: Sequence[str], bases: Sequence[Archive]) -> tuple[Needed, ...]:
+    """Return what the site must have: what is needed anyway, and the layers that chunks come from."""
+    from pipeline.bundle.delta import provides
+
+    provided = provides([archive.bundle for archive in bases]) if sources else {}
+    needed = {one.digest: one for one in base}
+    for digest in sources:
+        size, repositories = provided[digest]
+        needed.setdefault(digest, Needed(digest, size, tuple(repositories)))
+    return tuple(needed[digest] for digest in sorted(needed))
