@@ -153,6 +153,11 @@ class Archive(BlobSource):
         offset, size = self.members[path]
         return self.volumes.open_range(offset, size)
 
+    def can_restore(self, digest: str) -> bool:
+        """Return whether everything is at hand that a lean layer is made from."""
+        assert self.lean is not None
+        return self._base is not None or not self.lean.recipe(digest).sources
+
     # --- blobs
 
     def open_blob(self, digest: str, offset: int = 0) -> IO[bytes]:
