@@ -223,7 +223,7 @@ def test_the_same_members_are_the_same_bytes_and_run(tmp_path: Path) -> None:
 
 def test_an_older_python_is_told_what_is_needed(tmp_path: Path) -> None:
     main = tmp_path / "__main__.py"
-    main.write_bytes(zipapp.own_members()["__main__.py"])
+    main.write_bytes(zipapp.stand_ins()["__main__.py"])
     ast.parse(main.read_text(), feature_version=(3, 4))
     code = f"import runpy, sys; sys.version_info = (2, 7, 18); runpy.run_path({str(main)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -283,6 +283,7 @@ def test_every_text_is_used() -> None:
     sources = "".join((zipapp.HERE / name).read_text() for name in ("cli.py", "page.py"))
     used = set(re.findall(r"""say\(\s*f?["']([a-z.-]+)["']""", sources))
     computed = {key for key in TEXTS if key.startswith(("fault.", "kind."))} | {"list", "verify", "expand", "sync"}
+    computed |= {"signed", "unsigned"}
     assert used | computed == set(TEXTS)
 
 

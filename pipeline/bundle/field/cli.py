@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -10,16 +11,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.bundle import listing
-from pipeline.bundle.archive import Archive
 from pipeline.bundle.field.messages import LANGUAGES, Messages, language_of
 from pipeline.core import console, progress
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from pipeline.bundle.archive import Archive
     from pipeline.oci import RegistryOptions
+
+# What a command needs is imported when it runs: out of a zip file that takes its time.
 
 PROGRAM = "bundle.pyz"
 EXAMPLES = {
@@ -41,48 +43,54 @@ def main(argv: Sequence[str], folder: str) -> int:
         folder: directory that the program lies in: the bundle's, unless another one is named.
 
     Returns:
-        The exit code; most errors leave by SystemExit, with the codes of :mod:`pipeline.core.errors`.
+        0; everything else leaves by SystemExit, with the codes of :mod:`pipeline.core.errors`.
     """
     _speak_unicode()
     say = Messages(_language(argv))
-    try:
-        with console.ending(say.explain):
+    with console.ending(say.explain):
+        with _a_reader_may_go():
             options = _parser(say, folder).parse_args(argv)
-            if options.command is None:
-                raise InputError("no command is given", hint=f"see: python3 {PROGRAM} --help")
-            with progress.session():
-                COMMANDS[options.command](say, options)
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        return GONE
+        if options.command is None:
+            raise InputError("no command is given", hint=f"see: python3 {PROGRAM} --help")
+        with progress.session():
+            COMMANDS[options.command](say, options)
     return 0
 
 
 # --- the commands
 
 
+def _opened(options: argparse.Namespace) -> Archive:
+    from pipeline.bundle.archive import Archive
+
+    return Archive.open(options.bundle, key=options.key)
+
+
 def _list(_say: Messages, options: argparse.Namespace) -> None:
-    with Archive.open(options.bundle, key=options.key) as archive:
-        _print(listing.text(archive))
+    from pipeline.bundle import listing
+
+    with _opened(options) as archive:
+        _print(listing.text(archive.bundle))
 
 
 def _verify(say: Messages, options: argparse.Namespace) -> None:
     from pipeline.bundle.verify import verify
 
-    with Archive.open(options.bundle, key=options.key) as archive:
+    with _opened(options) as archive:
         with progress.step(say("verifying", name=archive.bundle.name)):
             report = verify(archive, _teller(say))
-        _print(report.text())
-        _print(say("verified", name=archive.bundle.name, id=archive.id))
-        if options.key is None:
-            _print(say("unsigned"))
+        size = _human(report.bytes)
+        _print(say("verified", name=report.name, id=report.id))
+        _print(say("counted", volumes=report.volumes, blobs=report.blobs, size=size, images=report.images))
+        if report.needed:
+            _print(say("needed", blobs=report.needed))
+        _print(say("signed" if report.is_signed else "unsigned"))
 
 
 def _expand(say: Messages, options: argparse.Namespace) -> None:
     from pipeline.bundle.expand import expand
 
-    with Archive.open(options.bundle, key=options.key) as archive:
+    with _opened(options) as archive:
         with progress.step(say("expanding", name=archive.bundle.name, to=options.to)):
             expand(archive, options.to, _teller(say))
         _print(say("expanded", name=archive.bundle.name, to=options.to))
@@ -96,7 +104,7 @@ def _sync(say: Messages, options: argparse.Namespace) -> None:
     host, _, prefix = options.to.partition("/")
     registry = Registry(host, _registry_options(options))
     wanted = SyncOptions(prefix=prefix, state=options.state)
-    with Archive.open(options.bundle, key=options.key) as archive:
+    with _opened(options) as archive:
         with progress.step(say("planning", host=host)):
             plan = make_plan(archive, registry, wanted)
         _print(plan.text())
@@ -158,7 +166,7 @@ def _parser(say: Messages, folder: str) -> argparse.ArgumentParser:
     _options(parser, say)
     commands = parser.add_subparsers(dest="command", title=say("commands"), metavar="COMMAND", prog=PROGRAM)
     for name, arguments in (("list", None), ("verify", None), ("expand", _expand_options), ("sync", _sync_options)):
-        example = f"{say('example')} {EXAMPLES[name]}"
+        example = f"{say('example')}\n  {EXAMPLES[name]}"
         one = commands.add_parser(
             name,
             help=say(name),
@@ -190,19 +198,20 @@ def _expand_options(group: argparse._ArgumentGroup, say: Messages, _folder: str)
 
 def _sync_options(group: argparse._ArgumentGroup, say: Messages, folder: str) -> None:
     state = Path(folder) / "sync-state"
+    default = str(state).replace("%", "%%")  # argparse fills in
     group.add_argument("--to", metavar="HOST[:PORT][/PREFIX]", required=True, help=say("sync.to"))
     group.add_argument("--ca", metavar="FILE", type=Path, help=say("ca"))
     group.add_argument("--auth-file", metavar="FILE", type=Path, help=say("auth-file"))
     group.add_argument("--insecure", action="store_true", help=say("insecure"))
     group.add_argument("--plain-http", action="store_true", help=say("plain-http"))
-    group.add_argument("--state", metavar="DIRECTORY", type=Path, default=state, help=say("state", default=state))
+    group.add_argument("--state", metavar="DIRECTORY", type=Path, default=state, help=say("state", default=default))
     group.add_argument("--parallel", metavar="N", type=int, default=PARALLEL, help=say("parallel", default=PARALLEL))
     group.add_argument("--dry-run", action="store_true", help=say("dry-run"))
     group.add_argument("--site-files", metavar="DIRECTORY", type=Path, help=say("site-files"))
 
 
 def _formatter(say: Messages) -> type[argparse.HelpFormatter]:
-    class Formatter(argparse.HelpFormatter):
+    class Formatter(argparse.RawDescriptionHelpFormatter):
         """Help in the user's language."""
 
         def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:  # noqa: ANN401
@@ -226,7 +235,19 @@ def _speak_unicode() -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    with _a_reader_may_go():
+        sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+@contextlib.contextmanager
+def _a_reader_may_go() -> Iterator[None]:
+    """End quietly if nobody reads our output any more, as in ``list | head``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        raise SystemExit(GONE) from None
 
 
 def _teller(say: Messages) -> Callable[[str, int, int], None]:

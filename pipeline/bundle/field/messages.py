@@ -19,8 +19,8 @@ VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts: l
 TEXTS = {
     # --- help
     "program": (
-        "Checks, unpacks and syncs a bundle of container images. Needs Python 3.6 or later, and nothing installed.",
-        "校验、展开容器镜像包，并同步到现场镜像仓库。只需 Python 3.6 或更高版本，无需安装任何软件。",
+        "Checks, unpacks and syncs a bundle of container images.\nNeeds Python 3.6 or later, and nothing installed.",
+        "校验、展开容器镜像包，并同步到现场镜像仓库。\n只需 Python 3.6 或更高版本，无需安装任何软件。",
     ),
     "list": ("show what is in the bundle", "显示镜像包的内容"),
     "verify": (
@@ -80,6 +80,15 @@ TEXTS = {
     "part": ("{what}: {percent} % of {size}", "{what}：已完成 {percent} %，共 {size}"),
     # --- results
     "verified": ("{name} is whole and unaltered: {id}", "{name} 校验通过，完整且未被改动：{id}"),
+    "counted": (
+        "read: {volumes} volumes, {blobs} blobs of {size}; complete: {images} images",
+        "已读取 {volumes} 个分卷、{blobs} 个数据块（共 {size}）；完整的镜像 {images} 个",
+    ),
+    "needed": (
+        "{blobs} more blobs must be at the site, from the base",
+        "另有 {blobs} 个数据块须由现场已有的基础包提供",
+    ),
+    "signed": ("the signature is right", "签名正确"),
     "unsigned": (
         "no --key was given: this shows that nothing was damaged, not who made it",
         "未指定 --key：只能证明内容没有损坏，不能证明由谁制作",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.bundle.model import Bundle
 
 NAME = "README-现场.md"
+MOST_ROWS, SHOWN = 25, 3
 TEMPLATE = Path(__file__).with_name("page.md")
 
 
@@ -39,7 +40,9 @@ def readme(bundle: Bundle) -> bytes:
 
 
 def _volumes(bundle: Bundle, say: Messages) -> str:
-    """Return the rows of a table: each volume and its bytes."""
+    """Return the rows of a table: each volume and its bytes; of very many only some, as this is one page."""
     rows = [(f"{bundle.name}.bundle.000", say("head"))]
     rows += [(volume.name, f"{volume.size:,}") for volume in bundle.volumes]
+    if len(rows) > MOST_ROWS:
+        rows[SHOWN:-1] = [("…", "…")]
     return "\n".join(f"| {name} | {words} |" for name, words in rows)

@@ -64,7 +64,7 @@ def build(target: Path) -> Path:
     """Write ``bundle.pyz``, or copy the one that the cache has of these inputs.
 
     Args:
-        target: the file; it appears whole.
+        target: the file; it appears whole, its directory is made.
 
     Returns:
         The file.
@@ -114,11 +114,17 @@ def own_members() -> dict[str, bytes]:
         new = {*_imported(ast.parse(source)), *_packages(name)} - seen
         seen |= new
         waiting += sorted(new)
+    return members | stand_ins()
+
+
+def stand_ins() -> dict[str, bytes]:
+    """Return the modules that go into the zip under another name, lowered: their content by name."""
     own = HERE.relative_to(ROOT)
-    members["__main__.py"] = CODING.encode() + _lowered(own / "entry.py")
-    members["vendor/certifi.py"] = _lowered(own / "certifi_system.py")
-    members["backports/contextvars.py"] = _lowered(own / "contextvars_36.py")
-    return members
+    return {
+        "__main__.py": CODING.encode() + _lowered(own / "entry.py"),
+        "vendor/certifi.py": _lowered(own / "certifi_system.py"),
+        "backports/contextvars.py": _lowered(own / "contextvars_36.py"),
+    }
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -204,6 +210,7 @@ def _vendored(wheels: Path) -> dict[str, bytes]:
 
 def _put(made: Path, target: Path) -> None:
     with _naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             shutil.copyfile(made, part)
