@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipeline.bundle.lean_layers import LeanLayers
 
 MB = 1e6
-STORE = ".store"  # beside the bundles: what was fetched for them, and what was found out about it
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,7 @@ def _write(contents: Contents, source: BlobSource, options: Options, bases: Sequ
     if options.store == LEAN:
         from pipeline.bundle import lean_layers  # with the chunker, which plain bundles do not need
 
-        work = options.work or options.out / STORE
-        lean = lean_layers.make(contents, source, layers, bases, staged / "scratch", work, options.threads)
+        lean = lean_layers.make(contents, source, layers, bases, options, staged / "scratch")
     stored_lean = lean.digests if lean else frozenset()
     plain = [*first, *sorted((one for one in layers if one.digest not in stored_lean), key=lambda one: one.digest)]
     check_space(options.out, sum(one.size for one in plain), "the bundle")

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from pipeline.bundle.lean_write import LeanWriter
 
+from pipeline.bundle import helper
 from pipeline.bundle.codec import Codec
 from pipeline.bundle.model import LEAN, LeanInfo, Needed
 from pipeline.bundle.proofs import Proofs, is_gzip
+from pipeline.bundle.store import STORE
 from pipeline.core import progress
+from pipeline.core.cache import cache_root
+from pipeline.core.errors import DependencyError
 from pipeline.oci import Descriptor, links
 
 if TYPE_CHECKING:
     from pipeline.bundle.archive import Archive
-    from pipeline.bundle.assemble import Contents
+    from pipeline.bundle.assemble import Contents, Options
     from pipeline.bundle.model import BlobSource
 
 MB = 1e6
@@ -47,9 +51,8 @@ def make(
     source: BlobSource,
     layers: Sequence[Descriptor],
     bases: Sequence[Archive],
+    options: Options,
     scratch: Path,
-    work: Path,
-    threads: int,
 ) -> LeanLayers | None:
     """Turn the gzip layers that can be made again into chunks and recipes.
 
@@ -58,9 +61,8 @@ def make(
         source: where the layers are.
         layers: the layers, in the order in which they go in.
         bases: bundles whose layers provide chunks.
+        options: how many layers are looked at at once, and where it is kept which encoder made one.
         scratch: directory for what is made.
-        work: directory where it is kept which encoder made a layer.
-        threads: layers that are looked at at once.
 
     Returns:
         What they became; None if no layer can be stored so.
@@ -69,21 +71,31 @@ def make(
         ToolError: the helper failed.
         StorageError: the scratch directory cannot be written.
     """
-    codec = Codec.find()
+    codec = _codec()
     if codec is None:
-        progress.note("the helper that makes gzip layers again is not there: every layer is stored as it is")
         return None
+    proofs = Proofs((options.work or options.out / STORE) / "proofs", codec)
     gzipped = [layer for layer in layers if is_gzip(source, layer)]
-    writer = LeanWriter(scratch, codec, threads=threads)
     with progress.step("lean"):
+        writer = LeanWriter(scratch, codec, threads=options.threads)
         for archive in bases:
             writer.seed(archive, _seeds(archive, contents, bases))
-        added = _add(writer, source, gzipped, Proofs(work / "proofs", codec), threads)
+        added = _add(writer, source, gzipped, proofs, options.threads)
         result = writer.finish()
     if not added:
         return None
     needed = _needed(contents.base.digests, result.sources, bases)
     return LeanLayers(frozenset(added), result.recipes, tuple(result.frames), needed, result.info)
+
+
+def _codec() -> Codec | None:
+    """Return the helper, built if that is possible and was not done yet."""
+    try:
+        helper.build(cache_root())
+    except DependencyError as error:
+        progress.note(f"every layer is stored as it is: {error.message}; {error.hint}")
+        return None
+    return Codec.find()
 
 
 def _add(
@@ -120,7 +132,7 @@ def _seeds(archive: Archive, contents: Contents, bases: Sequence[Archive]) -> tu
     return tuple(
         digest
         for digest, layer in layers.items()
-        if digest in stored and (stored[digest] == LEAN or is_gzip(archive, layer))
+        if digest in stored and (archive.can_restore(digest) if stored[digest] == LEAN else is_gzip(archive, layer))
     )
 
 

@@ -18,6 +18,7 @@ from pipeline.core.errors import StorageError, VerificationError
 if TYPE_CHECKING:
     from pipeline.oci import Descriptor, Layout
 
+STORE = ".store"  # beside the bundles
 MARKS = "marks"
 CHUNK = 1024**2
 MB = 1e6

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import random
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import oci
-from pipeline.oci import Descriptor, LayerEntry, Layout, Platform, Registry
+from pipeline.bundle.archive import Archive
+from pipeline.bundle.assemble import Options
+from pipeline.bundle.images import ImageList, Wanted
+from pipeline.bundle.pack import pack
+from pipeline.oci import Descriptor, LayerEntry, Layout, Platform, Reference, Registry, RegistryOptions
 
 SUBJECT = "vnd.docker.reference.digest"
 SIGNATURE_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+KIB = 1024
+QUICK = {"retries": 2, "timeout": 20.0, "backoff": 0.01}
+EPOCH = "1795575600"  # 2026-11-25T03:00:00Z
 
 
 def noise(seed: int, size: int) -> bytes:
@@ -95,3 +105,90 @@ class Maker:
 def cosign_tag(subject: Descriptor, suffix: str = "") -> str:
     """Return the tag of what is attached to a manifest."""
     return subject.digest.replace(":", "-") + suffix
+
+
+@dataclass(frozen=True)
+class App:
+    """An image for two architectures with everything that may be attached to it.
+
+    Attributes:
+        maker: has it in its layout.
+        index: its top.
+        images: its children: amd64, arm64, and an attestation of each.
+        attached: what hangs on them, by tag.
+    """
+
+    maker: Maker
+    index: Descriptor
+    images: tuple[Descriptor, ...]
+    attached: dict[str, Descriptor]
+
+    def blobs(self) -> dict[str, bytes]:
+        paths = (self.maker.layout.path / "blobs/sha256").iterdir()
+        return {path.name: path.read_bytes() for path in paths}
+
+
+def make_app(folder: Path, registry: Registry) -> App:
+    """Make an image for two architectures and push it with what is attached to it."""
+    maker = Maker(folder)
+    shared = maker.layer("opt/shared", noise(1, 300 * KIB))
+    amd64 = maker.image("amd64", shared, maker.layer("opt/amd64", noise(2, 100 * KIB)))
+    arm64 = maker.image("arm64", shared, maker.layer("opt/arm64", noise(3, 100 * KIB)))
+    children = (amd64, arm64, maker.attestation(amd64, b"of amd64"), maker.attestation(arm64, b"of arm64"))
+    index = maker.index(*children)
+    signature = maker.signature(index)
+    attached = {
+        cosign_tag(index, ".sig"): signature,
+        cosign_tag(amd64, ".sig"): maker.signature(amd64),
+        cosign_tag(arm64, ".att"): maker.signature(arm64),
+        cosign_tag(signature, ".sbom"): maker.signature(signature),
+        cosign_tag(index): maker.index(maker.artifact(index, b"found by the fallback tag")),
+    }
+    maker.push(registry, "platform/app", index, "v1")
+    for tag, root in attached.items():
+        maker.push(registry, "platform/app", root, tag)
+    return App(maker, index, children, attached)
+
+
+# --- packing
+
+
+def client(host: str, **changes: object) -> Registry:
+    return Registry(host, RegistryOptions(**(QUICK | {"plain_http": True} | changes)))  # type: ignore[arg-type]
+
+
+def wanted(host: str, name: str, **more: object) -> ImageList:
+    reference = Reference.parse(f"{host}/{name}")
+    tags = (reference.tag,) if reference.tag else ()
+    return ImageList((Wanted(reference, reference.repository, tags, **more),))  # type: ignore[arg-type]
+
+
+def packed(images: ImageList, out: Path, name: str = "v1", **options: object) -> Archive:
+    return pack(images, name, client, out / ".store", Options(out, **options))  # type: ignore[arg-type]
+
+
+def sums(path: Path) -> dict[str, str]:
+    """Return the bundle's own checksums, after they were compared with its files."""
+    lines = [line.split("  ", 1) for line in (path / "SHA256SUMS").read_text().splitlines()]
+    found = {name: word for word, name in lines}
+    assert found == {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.iterdir()
+        if file.name != "SHA256SUMS"
+    }
+    return found
+
+
+def joined(path: Path, target: Path) -> Path:
+    """Put the volumes together, as cat does."""
+    with target.open("wb") as tar:
+        for volume in sorted(path.glob("*.bundle.*")):
+            tar.write(volume.read_bytes())
+    return target
+
+
+def unpacked(tar: Path, target: Path) -> dict[str, bytes]:
+    """Return the blobs of a joined bundle, unpacked by tar."""
+    target.mkdir()
+    subprocess.run(["tar", "-xf", tar, "-C", target], check=True)
+    return {path.name: path.read_bytes() for path in (target / "blobs/sha256").iterdir()}
