@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CARRIED = frozenset({"pgzip", "go-gzip", "klauspost-gzip"})  # the helper makes them, so they can be made anywhere
 REPORTED = frozenset({"zlib", "gzip", "pigz"})  # known by name only: their layers stay as they are
 LOWEST_LEVEL, HIGHEST_LEVEL = -2, 9  # compress/flate: HuffmanOnly to BestCompression
+LARGEST_BLOCK = 64 * 1024**2  # bytes
 SMALLEST_HEADER = 10  # bytes; RFC 1952, 2.3
 LARGEST_WINDOW = 1 << 27  # bytes that a frame of a bundle may look back; zstd(1), --long=27
 CHUNK = 1024**2
@@ -75,10 +76,12 @@ class Encoder:
         if not isinstance(value, dict) or set(value) != {"name", "level", "block", "header"}:
             raise InputError("an encoder has no name, level, block and header, or more than these", hint=_DAMAGED)
         name, level, block, header = value["name"], value["level"], value["block"], value["header"]
-        if name not in CARRIED | REPORTED:
+        if not isinstance(name, str) or name not in CARRIED | REPORTED:
             raise InputError(f"{name!r} is no encoder that is known here", hint=_DAMAGED)
-        if type(level) is not int or type(block) is not int or not LOWEST_LEVEL <= level <= HIGHEST_LEVEL or block < 0:
+        if type(level) is not int or type(block) is not int or not LOWEST_LEVEL <= level <= HIGHEST_LEVEL:
             raise InputError(f"{name}: level {level!r} or block {block!r} cannot be", hint=_DAMAGED)
+        if not 0 <= block <= LARGEST_BLOCK:  # as many are in memory as there are cores
+            raise InputError(f"{name}: a block of {block} bytes cannot be", hint=_DAMAGED)
         try:
             return cls(name, level, block, bytes.fromhex(header))
         except (TypeError, ValueError) as error:
