@@ -13,6 +13,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ from tests.integration.registries import Served
 PYPY = ("pypy3", "pypy3-lib", "libffi8", "libgdbm6")
 CPYTHON = Path("/usr/bin/python3")
 KIB = 1024
+STORES = ("plain", "lean")
 GO_HEADER = bytes.fromhex("1f8b08000000000000ff")  # of compress/gzip and pgzip: no name, no time, unknown system
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -100,7 +103,7 @@ def packed(folder: Path) -> Iterator[Packed]:
         maker.push(registry, "platform/app", signature, cosign_tag(index, ".sig"))
         wanted = Wanted(Reference.parse(f"{served.host}/platform/app:v1"), "platform/app", ("v1",), None)
         bundles = {}
-        for store in ("plain", "lean"):
+        for store in STORES:
             options = Options(folder / "bundles", store=store, volume_size=1000 * KIB)
             with pack(ImageList((wanted,)), f"v1-{store}", lambda _: registry, folder / "store", options) as archive:
                 bundles[store] = archive.path
@@ -119,7 +122,7 @@ def _podmans_layer(maker: Maker, seed: int, size: int) -> Descriptor:
         return maker.layout.put_blob(stream.read(), plain.media_type)
 
 
-@pytest.fixture(params=["plain", "lean"])
+@pytest.fixture(params=STORES)
 def bundle(request: pytest.FixtureRequest, packed: Packed) -> Path:
     return packed.bundles[request.param]
 
@@ -210,7 +213,7 @@ def test_damage_is_told_in_the_users_language(python: Interpreter, copied: Path)
         (("verify", "/nowhere/at/all"), 2, "error: "),
         (("verify", "--no-such-option"), 2, "--no-such-option"),
         (("sync",), 2, "--to"),
-        (("sync", "--to", "no host"), 2, "is not a registry's host"),
+        (("sync", "--to", "no host"), 2, "is not a registry"),
         (("sync", "--to", "localhost:1", "--parallel", "0"), 2, "--parallel 0"),
     ],
 )
@@ -242,3 +245,20 @@ def test_a_reader_that_has_gone_is_no_defect(packed: Packed) -> None:
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_interrupt_ends_it_at_once(packed: Packed, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        words = ["sync", "--plain-http", "--to", f"localhost:{silent.getsockname()[1]}", "--state", str(tmp_path)]
+        pyz = packed.bundles["plain"] / "bundle.pyz"
+        child = subprocess.Popen(
+            [str(CPYTHON), "-I", "-S", str(pyz), "--lang", "zh", *words], stderr=subprocess.PIPE, encoding="utf-8"
+        )
+        connection, _ = silent.accept()
+        with connection:
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "已中断。" in said
+    assert "error: interrupted" in said

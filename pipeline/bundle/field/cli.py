@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.bundle.archive import Archive
+    from pipeline.bundle.sync_plan import Target
     from pipeline.oci import RegistryOptions
 
 # What a command needs is imported when it runs: out of a zip file that takes its time.
@@ -98,27 +99,36 @@ def _expand(say: Messages, options: argparse.Namespace) -> None:
 
 def _sync(say: Messages, options: argparse.Namespace) -> None:
     from pipeline.bundle import site_files
-    from pipeline.bundle.sync import SyncOptions, make_plan, sync
-    from pipeline.oci import Registry
+    from pipeline.bundle.sync import sync
+    from pipeline.bundle.sync_plan import Target, make_plan
 
-    host, _, prefix = options.to.partition("/")
-    registry = Registry(host, _registry_options(options))
-    wanted = SyncOptions(prefix=prefix, state=options.state)
-    with _opened(options) as archive:
-        with progress.step(say("planning", host=host)):
-            plan = make_plan(archive, registry, wanted)
+    target = Target.parse(options.to, _registry_options(options), options.state)
+    with _opened_beside(target, options) as archive:
+        with progress.step(say("planning", host=target.registry.host)):
+            plan = make_plan(archive, target)
         _print(plan.text())
         if options.dry_run:
             _print(say("nothing-written"))
             return
         with progress.step(say("syncing", name=archive.bundle.name, host=options.to)):
-            summary = sync(archive, registry, wanted, plan)
+            summary = sync(archive, target, plan)
         _print(summary.text())
         _print(say("synced", name=archive.bundle.name, host=options.to))
-        out = options.site_files or options.state.parent / "site-files"
+        out = options.site_files or target.state / "site-files"
         _print(say("written"))
-        for path in site_files.write(archive.bundle, host, prefix, out, options.ca):
+        for path in site_files.write(archive.bundle, target.registry.host, target.prefix, out, options.ca):
             _print(f"  {path}")
+
+
+def _opened_beside(target: Target, options: argparse.Namespace) -> Archive:
+    """Open a bundle; if it is a patch, what it was made against is read from the site's registry."""
+    from pipeline.bundle.archive import Archive
+    from pipeline.bundle.sources import RegistrySource
+
+    with _opened(options) as archive:
+        needed = archive.bundle.base.digests
+    places = {one.digest: tuple(map(target.repository, one.repositories)) for one in needed}
+    return Archive.open(options.bundle, key=options.key, base=RegistrySource(target.registry, places))
 
 
 def _registry_options(options: argparse.Namespace) -> RegistryOptions:
@@ -181,7 +191,7 @@ def _parser(say: Messages, folder: str) -> argparse.ArgumentParser:
         group = _options(one, say)
         group.add_argument("--key", metavar="FILE", type=Path, help=say("key"))
         if arguments is not None:
-            arguments(group, say, folder)
+            arguments(group, say)
     return parser
 
 
@@ -192,12 +202,14 @@ def _options(parser: argparse.ArgumentParser, say: Messages) -> argparse._Argume
     return group
 
 
-def _expand_options(group: argparse._ArgumentGroup, say: Messages, _folder: str) -> None:
+def _expand_options(group: argparse._ArgumentGroup, say: Messages) -> None:
     group.add_argument("--to", metavar="DIRECTORY", type=Path, required=True, help=say("expand.to"))
 
 
-def _sync_options(group: argparse._ArgumentGroup, say: Messages, folder: str) -> None:
-    state = Path(folder) / "sync-state"
+def _sync_options(group: argparse._ArgumentGroup, say: Messages) -> None:
+    from pipeline.bundle.journal import state_directory
+
+    state = state_directory()
     default = str(state).replace("%", "%%")  # argparse fills in
     group.add_argument("--to", metavar="HOST[:PORT][/PREFIX]", required=True, help=say("sync.to"))
     group.add_argument("--ca", metavar="FILE", type=Path, help=say("ca"))

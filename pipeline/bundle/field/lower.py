@@ -42,7 +42,7 @@ def lower(source: str, name: str) -> str:
         raise LoweringError(lines, hint="write it so that Python 3.6 can run it: bundle.pyz carries this module")
     text = ast.unparse(lowered) + "\n"
     try:
-        ast.parse(text, name, feature_version=OLDEST)
+        ast.parse(text, f"{name} (lowered)", feature_version=OLDEST)
     except SyntaxError as error:
         raise LoweringError(
             f"{name}: once lowered: {error.msg}: {error.text}", hint="write it as Python 3.6 has it"

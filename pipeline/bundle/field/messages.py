@@ -69,8 +69,8 @@ TEXTS = {
     ),
     "dry-run": ("only show what would be done", "只显示将要执行的操作，不写入任何内容"),
     "site-files": (
-        "directory for the files that nodes need to find the images here (default: site-files beside the state)",
-        "节点配置文件的输出目录（默认：进度目录旁的 site-files）",
+        "directory for the files that nodes need to find the images here (default: site-files/ in the state)",
+        "节点配置文件的输出目录（默认：进度目录中的 site-files）",
     ),
     # --- progress
     "verifying": ("verify {name}", "校验 {name}"),
