@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,24 +108,29 @@ def build(tool: str, wanted: Sequence[Wanted], folder: Path) -> dict[Wanted, oci
     context = folder / "context"
     context.mkdir(parents=True)
     (folder / "policy.json").write_text(json.dumps(POLICY))
-    own: list[str | Path] = ["--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs"]
-    signing: list[str | Path] = ["--signature-policy", folder / "policy.json"]
     made = {}
-    for one in wanted:
-        for tar in one.tars:
-            if not (context / tar.name).exists():
-                os.link(tar, context / tar.name)
-        lines = ["FROM scratch", *(f"ADD {tar.name} /" for tar in one.tars), f"CMD {json.dumps(one.words)}"]
-        (folder / "Containerfile").write_text("\n".join(lines) + "\n")
-        name = f"localhost/{one.name}:{one.arch}"
-        words: list[str | Path] = ["--file", folder / "Containerfile", "--tag", name, context]
-        call(tool, folder, *own, "build", *signing, "--layers", "--arch", one.arch.oci, *words)
-        target = folder / f"{one.name}-{one.arch}"
-        call(tool, folder, *own, "push", *signing, "--format", "oci", name, f"oci:{target}:image")
-        made[one] = oci.Layout.open(target)
-    call(tool, folder, *own, "rmi", "--all", "--force")
+    # podman wants a short name for it.
+    with tempfile.TemporaryDirectory(prefix="bundles-", dir="/tmp") as state:
+        own: list[str | Path] = ["--root", folder / "storage", "--runroot", state, "--storage-driver", "vfs"]
+        for one in wanted:
+            for tar in one.tars:
+                if not (context / tar.name).exists():
+                    os.link(tar, context / tar.name)
+            made[one] = _built(tool, one, folder, own)
+        call(tool, folder, *own, "rmi", "--all", "--force")
     shutil.rmtree(folder / "storage", ignore_errors=True)
     return made
+
+
+def _built(tool: str, wanted: Wanted, folder: Path, own: Sequence[str | Path]) -> oci.Layout:
+    lines = ["FROM scratch", *(f"ADD {tar.name} /" for tar in wanted.tars), f"CMD {json.dumps(wanted.words)}"]
+    (folder / "Containerfile").write_text("\n".join(lines) + "\n")
+    signing: list[str | Path] = ["--signature-policy", folder / "policy.json"]
+    name, target = f"localhost/{wanted.name}:{wanted.arch}", folder / f"{wanted.name}-{wanted.arch}"
+    words: list[str | Path] = ["--file", folder / "Containerfile", "--tag", name, folder / "context"]
+    call(tool, folder, *own, "build", *signing, "--layers", "--arch", wanted.arch.oci, *words)
+    call(tool, folder, *own, "push", *signing, "--format", "oci", name, f"oci:{target}:image")
+    return oci.Layout.open(target)
 
 
 def skopeo(plain: oci.Layout, target: Path) -> oci.Layout:
