@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.bundle.lean_write import LeanWriter
-
 from pipeline.bundle import helper
 from pipeline.bundle.codec import Codec
+from pipeline.bundle.lean_write import LeanWriter
 from pipeline.bundle.model import LEAN, LeanInfo, Needed
 from pipeline.bundle.proofs import Proofs, is_gzip
 from pipeline.bundle.store import STORE
@@ -104,9 +104,8 @@ def _add(
     added: set[str] = set()
     total, done = sum(layer.size for layer in layers), 0
     for number, (layer, encoder) in enumerate(zip(layers, proofs.each(source, layers, threads), strict=True), 1):
-        if encoder is not None and writer.add(
-            layer.digest, layer.size, encoder, lambda digest=layer.digest: source.open_blob(digest)
-        ):
+        open_blob = functools.partial(source.open_blob, layer.digest)
+        if encoder is not None and writer.add(layer.digest, layer.size, encoder, open_blob):
             added.add(layer.digest)
         done += layer.size
         progress.log(f"layer {number} of {len(layers)}, {done / MB:.1f} of {total / MB:.1f} MB")
@@ -145,9 +144,11 @@ def _layers(archive: Archive, manifests: Sequence[str]) -> list[Descriptor]:
 
 def _needed(base: Sequence[Needed], sources: Sequence[str], bases: Sequence[Archive]) -> tuple[Needed, ...]:
     """Return what the site must have: what is needed anyway, and the layers that chunks come from."""
-    from pipeline.bundle.delta import provides
+    if not sources:
+        return tuple(base)
+    from pipeline.bundle.delta import provides  # only a patch needs it
 
-    provided = provides([archive.bundle for archive in bases]) if sources else {}
+    provided = provides([archive.bundle for archive in bases])
     needed = {one.digest: one for one in base}
     for digest in sources:
         size, repositories = provided[digest]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import io
 import random
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import oci
+from pipeline.bundle import helper
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.assemble import Options
+from pipeline.bundle.codec import Codec, Encoder
 from pipeline.bundle.images import ImageList, Wanted
 from pipeline.bundle.pack import pack
+from pipeline.core.cache import cache_root
 from pipeline.oci import Descriptor, LayerEntry, Layout, Platform, Reference, Registry, RegistryOptions
 
 SUBJECT = "vnd.docker.reference.digest"
@@ -23,6 +28,7 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 KIB = 1024
 QUICK = {"retries": 2, "timeout": 20.0, "backoff": 0.01}
+PGZIP = Encoder("pgzip", -1, 1024**2, bytes.fromhex("1f8b080000096e8800ff"))  # as buildah and podman have it
 EPOCH = "1795575600"  # 2026-11-25T03:00:00Z
 
 
@@ -51,6 +57,16 @@ class Maker:
         """Make a gzip layer of one file."""
         oci.write_layer([LayerEntry(name, content)], self.folder / "layer.tar.gz")
         return self.layout.put_blob((self.folder / "layer.tar.gz").read_bytes(), oci.OCI_LAYER)
+
+    def pgzip_layer(self, name: str, content: bytes) -> Descriptor:
+        """Make a layer of one file as buildah and podman compress it."""
+        helper.build(cache_root())
+        codec = Codec.find()
+        assert codec is not None
+        oci.write_layer([LayerEntry(name, content)], self.folder / "layer.tar.gz")
+        raw = io.BytesIO(gzip.decompress((self.folder / "layer.tar.gz").read_bytes()))
+        with codec.encode(PGZIP, raw) as stream:
+            return self.layout.put_blob(stream.read(), oci.OCI_LAYER)
 
     def manifest(
         self,
@@ -132,8 +148,8 @@ def make_app(folder: Path, registry: Registry) -> App:
     """Make an image for two architectures and push it with what is attached to it."""
     maker = Maker(folder)
     shared = maker.layer("opt/shared", noise(1, 300 * KIB))
-    amd64 = maker.image("amd64", shared, maker.layer("opt/amd64", noise(2, 100 * KIB)))
-    arm64 = maker.image("arm64", shared, maker.layer("opt/arm64", noise(3, 100 * KIB)))
+    amd64 = maker.image("amd64", shared, maker.pgzip_layer("opt/amd64", noise(1, 300 * KIB) + noise(2, 100 * KIB)))
+    arm64 = maker.image("arm64", shared, maker.pgzip_layer("opt/arm64", noise(1, 300 * KIB) + noise(3, 100 * KIB)))
     children = (amd64, arm64, maker.attestation(amd64, b"of amd64"), maker.attestation(arm64, b"of arm64"))
     index = maker.index(*children)
     signature = maker.signature(index)

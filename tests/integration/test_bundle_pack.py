@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from pipeline.bundle import release
+from pipeline import oci
+from pipeline.bundle import helper, release
 from pipeline.bundle.images import ImageList
 from pipeline.bundle.verify import verify
-from pipeline.core.errors import InputError, NetworkError
+from pipeline.core.errors import DependencyError, InputError, NetworkError
 from pipeline.oci import Layout, Platform, Reference
 from tests.integration import registries
 from tests.integration.packed import (
@@ -26,6 +29,7 @@ from tests.integration.packed import (
     cosign_tag,
     joined,
     make_app,
+    noise,
     packed,
     sums,
     unpacked,
@@ -133,6 +137,56 @@ def test_no_such_platform(served: Served, app: App, tmp_path: Path, name: str, i
             both = (AMD64, Platform("linux", "s390x"))
             packed(wanted(served.host, name, platforms=both, is_exact=True), tmp_path)
     assert not (tmp_path / "v1").exists()
+
+
+def test_lean_has_the_same_blobs_and_is_smaller(served: Served, app: App, tmp_path: Path) -> None:
+    images = wanted(served.host, "platform/app:v1")
+    with packed(images, tmp_path, "plain") as plain, packed(images, tmp_path, "lean", store="lean") as lean:
+        verify(lean)
+        assert {(blob.digest, blob.size) for blob in lean.bundle.blobs} == {
+            (blob.digest, blob.size) for blob in plain.bundle.blobs
+        }
+        stored = {blob.digest for blob in lean.bundle.blobs if blob.stored == "lean"}
+        layers = [oci.links(app.maker.layout.read(one.digest), one.media_type).blobs[2] for one in app.images[:2]]
+        assert stored == {layer.digest for layer in layers}, "what zlib made nobody can make again everywhere"
+        for layer in layers:
+            with lean.open_blob(layer.digest) as file:
+                assert oci.digest_of(file.read()) == layer.digest
+        shared = 250 * KIB  # both layers begin alike
+        assert lean.volumes.size < plain.volumes.size - shared
+        assert lean.bundle.lean is not None
+        assert (lean.bundle.store, [one["name"] for one in lean.bundle.lean.encoders]) == ("lean", ["pgzip"])
+    first = sums(tmp_path / "lean")
+    packed(images, tmp_path, "lean", store="lean", threads=1).close()
+    assert sums(tmp_path / "lean") == first, "with what was found out the first time"
+    shutil.rmtree(tmp_path / ".store/proofs")
+    packed(images, tmp_path, "lean", store="lean").close()
+    assert sums(tmp_path / "lean") == first
+
+
+def test_lean_without_a_layer_that_it_could_be_is_plain(served: Served, tmp_path: Path) -> None:
+    maker = Maker(tmp_path / "image")
+    empty = maker.layout.put_blob(b"", oci.OCI_LAYER)
+    zstd = maker.layout.put_blob(zstandard.compress(b"content"), "application/vnd.oci.image.layer.v1.tar+zstd")
+    damaged = maker.layout.put_blob(b"\x1f\x8b" + noise(4, 100), oci.OCI_LAYER)
+    plain = maker.layout.put_blob(b"content", "application/vnd.oci.image.layer.v1.tar")
+    maker.push(client(served.host), "odd/layers", maker.image("amd64", empty, zstd, damaged, plain), "v1")
+    with packed(wanted(served.host, "odd/layers:v1"), tmp_path, store="lean") as archive:
+        assert (archive.bundle.store, archive.bundle.lean) == ("plain", None)
+        verify(archive)
+
+
+def test_lean_without_the_helper_is_plain(
+    served: Served, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(_: Path) -> None:
+        raise DependencyError("there is no Go", hint="install golang-go")
+
+    monkeypatch.setattr(helper, "build", build)
+    with packed(wanted(served.host, "platform/app:v1"), tmp_path, store="lean") as archive:
+        assert archive.bundle.store == "plain"
+        assert len(archive.bundle.blobs) == len(app.blobs())
+    assert "every layer is stored as it is: there is no Go; install golang-go" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------ release payloads
