@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.bundle.lean_layers import LeanLayers
 
 MB = 1e6
+LOCKS = "logs"  # a directory beside the bundles; see publish.only_one
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def assemble(contents: Contents, source: BlobSource, options: Options, *, bases:
 
 def _check(contents: Contents, options: Options) -> Path:
     target = options.out / contents.name
-    if not is_name(contents.name):
+    if not is_name(contents.name) or contents.name == LOCKS:
         raise InputError(f"{contents.name!r} is not a bundle's name", hint="write letters, digits, '.', '_' and '-'")
     if options.store not in (PLAIN, LEAN):
         raise InputError(f"{options.store!r} is no way to store a bundle", hint=f"write {PLAIN} or {LEAN}")

@@ -199,8 +199,9 @@ def test_something_else_has_the_place(served: Served, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is there, and is no bundle"):
         packed(wanted(served.host, "platform/app:v1"), tmp_path)
     assert (tmp_path / "v1/mine").exists()
-    with pytest.raises(InputError, match="is not a bundle's name"):
-        packed(wanted(served.host, "platform/app:v1"), tmp_path, "../v2")
+    for name in ("../v2", "logs"):
+        with pytest.raises(InputError, match="is not a bundle's name"):
+            packed(wanted(served.host, "platform/app:v1"), tmp_path, name)
 
 
 @pytest.mark.usefixtures("app")

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ import zstandard
 
 from pipeline import oci
 from pipeline.bundle import assemble, release, trees
+from pipeline.bundle.fetch import Hosts
 from pipeline.bundle.images import ImageList, Wanted
 from pipeline.bundle.model import Attachment, Image
 from pipeline.bundle.store import LayoutSource, check
 from pipeline.bundle.trees import Choice
 from pipeline.core.errors import InputError, NetworkError, VerificationError
-from pipeline.oci import Descriptor, Layout, Platform, Reference
+from pipeline.oci import Descriptor, Layout, Platform, Reference, Registry, RegistryOptions
 
 AMD64, ARM64, ARMV7 = Platform("linux", "amd64"), Platform("linux", "arm64"), Platform("linux", "arm", "v7")
 UNKNOWN = Platform("unknown", "unknown")
@@ -115,6 +118,49 @@ def test_the_store_is_not_deceived_by_size(tmp_path: Path) -> None:
     assert source.holds(blob)
     assert not source.holds(Descriptor(oci.OCI_LAYER, blob.digest, 8))
     check(source, blob.digest)
+
+
+# ------------------------------------------------------------------------------------------ several at once
+
+
+def registry(host: str) -> Registry:
+    return Registry(host, RegistryOptions(parallel=2, plain_http=True))
+
+
+def test_what_comes_of_each_is_in_order_and_each_host_has_its_limit() -> None:
+    running: dict[str, int] = {"a.b": 0, "c.d": 0}
+    most, lock, told = dict(running), threading.Lock(), list[int]()
+
+    def work(item: tuple[str, int]) -> int:
+        host, number = item
+        with lock:
+            running[host] += 1
+            most[host] = max(most[host], running[host])
+        time.sleep(0.005)
+        with lock:
+            running[host] -= 1
+        return number
+
+    items = [(host, number) for number in range(20) for host in running]
+    with Hosts(registry) as hosts:
+        assert hosts.each(items, lambda item: item[0], work, told.append) == [number for _, number in items]
+        assert hosts.registry("a.b") is hosts.registry("a.b")
+    assert max(most.values()) <= 2
+    assert told[-1] == len(items)
+
+
+def test_the_first_failure_ends_the_rest() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            raise NetworkError("broken")
+        time.sleep(0.01)
+
+    with Hosts(registry) as hosts, pytest.raises(NetworkError, match="broken"):
+        hosts.each(range(1000), lambda _: "a.b", work, lambda _: None)
+    assert len(begun) < 1000
 
 
 # ------------------------------------------------------------------------------------------ release payloads
