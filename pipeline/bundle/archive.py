@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from pipeline.bundle import signature, tar
 from pipeline.bundle.model import LEAN, BlobSource, Bundle
-from pipeline.bundle.volumes import Volumes, read_head
+from pipeline.bundle.volumes import HEADERS, Volumes, read_head
 from pipeline.core.errors import VerificationError
 from pipeline.oci.model import Descriptor, links, matches
 
@@ -122,8 +122,8 @@ class Archive(BlobSource):
                 if problems:
                     text = "\n  ".join(problems)
                     raise VerificationError(f"{self.path}: the bundle is not whole:\n  {text}", hint=_AGAIN)
-                with self.volumes.open_range(0, self.volumes.size) as file:
-                    self._places = tar.members(file)
+                with self.volumes.open_range(0, self.volumes.size, ahead=HEADERS) as file:
+                    self._places = tar.members(file, str(self.path))
             return self._places
 
     @property
@@ -134,9 +134,8 @@ class Archive(BlobSource):
         members = self.members
         with self._lock:
             if self._store is None:
-                from pipeline.bundle.lean import LeanStore
-
                 from pipeline.bundle.codec import Codec
+                from pipeline.bundle.lean import LeanStore
 
                 names = [name for name in members if name.startswith((tar.RECIPES, tar.FRAMES))]
                 self._store = LeanStore(self.open_member, names, Codec.find(), self._base, self._scratch)

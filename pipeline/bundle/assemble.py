@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.bundle import field as site
+from pipeline.bundle import portal, signature
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.model import LEAN, PLAIN, Base, Blob, BlobSource, Bundle, Image, is_name
 from pipeline.bundle.store import FULL, check_space, damaged
@@ -160,6 +161,10 @@ def _check(contents: Contents, options: Options) -> Path:
         raise InputError(f"{contents.name!r} is not a bundle's name", hint="write letters, digits, '.', '_' and '-'")
     if options.store not in (PLAIN, LEAN):
         raise InputError(f"{options.store!r} is no way to store a bundle", hint=f"write {PLAIN} or {LEAN}")
+    if options.key is not None:  # at once, not after everything was written
+        signature.load_key(options.key, options.password)
+    if options.chunk_size is not None:
+        portal.check(options.chunk_size)
     if target.exists() and not (target / f"{contents.name}.bundle.000").is_file():
         raise InputError(f"{target}: is there, and is no bundle", hint="give the bundle another name, or remove it")
     return target

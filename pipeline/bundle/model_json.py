@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.bundle.model import (
     KINDS,
+    LEAN,
     STORES,
     VERSION,
     Attachment,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _DAMAGED = "the file is damaged or was altered: copy the bundle again from where it was packed"
 _NEWER = "use the bundle.pyz that lies beside the bundle, or a newer version of this program"
 
@@ -47,7 +49,10 @@ def read(data: bytes) -> Bundle:
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
         raise InputError(f"bundle.json is of version {version!r}; known is {VERSION}", hint=_NEWER)
-    return _Reader().bundle(value)
+    bundle = _Reader().bundle(value)
+    if bundle.to_bytes() != data:  # else its identity would not be the sha256 of the file
+        raise InputError("bundle.json is not written in its canonical form", hint=_DAMAGED)
+    return bundle
 
 
 class _Reader:
@@ -59,7 +64,7 @@ class _Reader:
         bundle = Bundle(
             kind=self.one_of(found["kind"], "kind", KINDS),
             name=self.name(found["name"], "name"),
-            created=self.text(found["created"], "created"),
+            created=self.time(found["created"], "created"),
             store=self.one_of(found["store"], "store", STORES),
             images=self.each(found["images"], "images", self.image),
             blobs=self.each(found["blobs"], "blobs", self.blob),
@@ -74,6 +79,8 @@ class _Reader:
         _check_tags(bundle.images)
         _check_unique("blobs", [blob.digest for blob in bundle.blobs])
         _check_unique("volumes", [volume.name for volume in bundle.volumes])
+        if bundle.lean is None and any(blob.stored == LEAN for blob in bundle.blobs):
+            raise _wrong("lean", "is null, but blobs are stored lean")
         return bundle
 
     # --- parts
@@ -81,12 +88,9 @@ class _Reader:
     def image(self, value: Any, where: str) -> Image:  # noqa: ANN401
         keys = ["source", "repository", "tags", "root", "platforms", "manifests", "left_out", "attachments"]
         found = self.keys(value, where, keys)
-        repository = self.text(found["repository"], f"{where}.repository")
-        if not is_repository(repository):
-            raise _wrong(f"{where}.repository", f"{repository!r} is not a repository")
         return Image(
             source=self.text(found["source"], f"{where}.source"),
-            repository=repository,
+            repository=self.repository(found["repository"], f"{where}.repository"),
             tags=self.each(found["tags"], f"{where}.tags", self.tag),
             root=self.descriptor(found["root"], f"{where}.root"),
             platforms=self.each(found["platforms"], f"{where}.platforms", self.platform),
@@ -109,7 +113,7 @@ class _Reader:
     def needed(self, value: Any, where: str) -> Needed:  # noqa: ANN401
         found = self.keys(value, where, ["digest", "size", "repositories"])
         digest, size = self.digest(found["digest"], f"{where}.digest"), self.size(found["size"], f"{where}.size")
-        return Needed(digest, size, self.each(found["repositories"], f"{where}.repositories", self.text))
+        return Needed(digest, size, self.each(found["repositories"], f"{where}.repositories", self.repository))
 
     def bundle_name(self, value: Any, where: str) -> BundleName:  # noqa: ANN401
         found = self.keys(value, where, ["id", "name"])
@@ -165,7 +169,21 @@ class _Reader:
     def text(self, value: Any, where: str) -> str:  # noqa: ANN401
         if not isinstance(value, str):
             raise _wrong(where, "is not a text")
+        if not value.isprintable():  # it is shown on terminals
+            raise _wrong(where, f"{value!r} has characters that cannot be shown")
         return value
+
+    def time(self, value: Any, where: str) -> str:  # noqa: ANN401
+        text = self.text(value, where)
+        if not _TIME.fullmatch(text):
+            raise _wrong(where, f"{text!r} is not a time as 2026-11-25T03:00:00Z")
+        return text
+
+    def repository(self, value: Any, where: str) -> str:  # noqa: ANN401
+        text = self.text(value, where)
+        if not is_repository(text):
+            raise _wrong(where, f"{text!r} is not a repository")
+        return text
 
     def size(self, value: Any, where: str) -> int:  # noqa: ANN401
         if type(value) is not int or value < 0:

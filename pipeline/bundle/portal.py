@@ -16,14 +16,24 @@ SMALLEST = 64 * 1024
 BLOCK = 1024**2
 
 
+def check(chunk_size: int) -> None:
+    """Look whether parts of a size (bytes) make sense, before anything is written.
+
+    Raises:
+        InputError: they are too small.
+    """
+    if chunk_size < SMALLEST:
+        hint = "most portals take parts of some MiB: look into the portal's manual"
+        raise InputError(f"parts of {chunk_size} bytes are too small: at least {SMALLEST}", hint=hint)
+
+
 def chunk_list(paths: Sequence[Path], chunk_size: int) -> bytes:
     """Return ``chunks.json``: of every file, its parts with offset, size (bytes) and sha256.
 
     Raises:
         InputError: the parts are too small.
     """
-    if chunk_size < SMALLEST:
-        raise InputError(f"parts of {chunk_size} bytes are too small: at least {SMALLEST}", hint="ask the portal")
+    check(chunk_size)
     files = [
         {"name": path.name, "size": path.stat().st_size, "chunks": list(_parts(path, chunk_size))} for path in paths
     ]

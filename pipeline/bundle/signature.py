@@ -9,13 +9,17 @@ import base64
 import binascii
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core import process
 from pipeline.core.errors import InputError, VerificationError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
 _MAKE = "make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out bundle.key"
 _PUBLIC = "name the public key: openssl pkey -in bundle.key -pubout -out bundle.pub"
-_COSIGN = b"ENCRYPTED SIGSTORE PRIVATE KEY"
+_COSIGN = (b"ENCRYPTED SIGSTORE PRIVATE KEY", b"ENCRYPTED COSIGN PRIVATE KEY")
 
 
 def sign(data: bytes, key: Path, password: str = "") -> bytes:
@@ -32,13 +36,29 @@ def sign(data: bytes, key: Path, password: str = "") -> bytes:
     Raises:
         InputError: the key cannot be read or is of another kind.
     """
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = load_key(key, password)
+    # RFC 6979: the same bundle has the same signature, so that packing it again gives the same files.
+    method = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    return base64.b64encode(private.sign(data, method)) + b"\n"
+
+
+def load_key(key: Path, password: str = "") -> ec.EllipticCurvePrivateKey:
+    """Read a private key; see :func:`sign`.
+
+    Raises:
+        InputError: the key cannot be read or is of another kind.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     text = _read(key)
-    if _COSIGN in text:
-        hint = f"cosign encrypts its keys in a way of its own; {_MAKE}"
+    if any(title in text for title in _COSIGN):
+        # scrypt and NaCl's secretbox: the latter is in no library that we have.
+        hint = f"it must be PKCS#8 PEM; {_MAKE}; 'cosign import-key-pair --key bundle.key' lets cosign use it too"
         raise InputError(f"{key}: is a key in cosign's own encryption, which cannot be read here", hint=hint)
     try:
         private = serialization.load_pem_private_key(text, password.encode() or None)
@@ -46,7 +66,7 @@ def sign(data: bytes, key: Path, password: str = "") -> bytes:
         raise InputError(f"{key}: cannot be read as a private key: {error}", hint=_MAKE) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name != "secp256r1":
         raise InputError(f"{key}: is not an EC key on P-256", hint=_MAKE)
-    return base64.b64encode(private.sign(data, ec.ECDSA(hashes.SHA256()))) + b"\n"
+    return private
 
 
 def check(data: bytes, signature: bytes, public_key: Path) -> None:

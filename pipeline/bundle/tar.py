@@ -43,11 +43,12 @@ def blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 
-def members(file: IO[bytes], *, is_head: bool = False) -> dict[str, tuple[int, int]]:
+def members(file: IO[bytes], where: str, *, is_head: bool = False) -> dict[str, tuple[int, int]]:
     """Return where each member's content lies.
 
     Args:
         file: the tar, seekable; contents are not read.
+        where: what it is called in errors.
         is_head: it is the first volume only.
 
     Returns:
@@ -60,16 +61,17 @@ def members(file: IO[bytes], *, is_head: bool = False) -> dict[str, tuple[int, i
     end = 0
     try:
         for member in _each(file):
-            if not member.isreg() or not _is_known(member.name, is_head):
-                raise VerificationError(f"the bundle holds {member.name!r}, which no bundle has", hint=_ALTERED)
+            if member.type != tarfile.REGTYPE or not is_known(member.name, is_head=is_head):
+                kind = "" if member.isreg() else " (a link, directory or device)"
+                raise VerificationError(f"{where}: holds {member.name!r}{kind}, which no bundle has", hint=_ALTERED)
             if member.name in found:
-                raise VerificationError(f"the bundle holds {member.name} twice", hint=_ALTERED)
+                raise VerificationError(f"{where}: holds {member.name} twice", hint=_ALTERED)
             found[member.name] = (member.offset_data, member.size)
             end = member.offset_data + member.size
-    except tarfile.TarError as error:
-        raise VerificationError(f"the bundle's volumes are no tar file: {error}", hint=_ALTERED) from error
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two: numbers that cannot be ones
+        raise VerificationError(f"{where}: is no tar file, or is cut off: {error}", hint=_ALTERED) from error
     if file.seek(0, 2) < end:
-        raise VerificationError(f"the bundle's volumes end {end - file.tell()} bytes too early", hint=_ALTERED)
+        raise VerificationError(f"{where}: ends {end - file.tell()} bytes too early", hint=_ALTERED)
     return found
 
 
@@ -78,7 +80,8 @@ def _each(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         yield from archive
 
 
-def _is_known(name: str, is_head: bool) -> bool:
+def is_known(name: str, *, is_head: bool) -> bool:
+    """Return whether a bundle, or its head, may have a member of that path."""
     if _HEAD.fullmatch(name):
         return True
     return not is_head and bool(_BLOB.fullmatch(name) or _LEAN.fullmatch(name))

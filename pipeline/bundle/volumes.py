@@ -13,13 +13,15 @@ from pipeline.bundle import tar
 from pipeline.core.errors import InputError, StorageError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.bundle.model import Bundle, Volume
 
     Tell = Callable[[str, int, int], None]
+    Watch = Callable[[bytes, int], None]
 
 CHUNK = 1024**2
+HEADERS = 4096  # bytes read at once where only the headers of a tar are looked at, with gaps between them
 _FILE = re.compile(r"(.+)\.bundle\.([0-9]{3,})")
 _COPY = "copy the file again, and compare with SHA256SUMS: what is right already stays as it is"
 
@@ -45,7 +47,7 @@ class Volumes:
             self.size = self.head.stat().st_size
         except OSError as error:
             hint = "copy it too: it holds the list of all the others"
-            raise InputError(f"{self.head}: the first volume is missing: {error.strerror}", hint=hint) from error
+            raise InputError(f"{self.head}: the first volume cannot be read: {error.strerror}", hint=hint) from error
         self._pieces: list[tuple[Path, int]] = [(self.head, self.size)]
         self._starts = [0]
 
@@ -90,28 +92,31 @@ class Volumes:
         """Open the first volume."""
         return self.head.open("rb")
 
-    def open_range(self, offset: int, size: int) -> IO[bytes]:
+    def open_range(self, offset: int, size: int, *, ahead: int = CHUNK) -> IO[bytes]:
         """Open a part of the row, as a stream of its own.
 
         Args:
             offset: bytes from the row's beginning.
             size: bytes.
+            ahead: bytes that are read at once.
 
         Raises:
             VerificationError: while reading, if a volume is missing or too short.
         """
-        return io.BufferedReader(_Part(self._pieces, self._starts, offset, size), CHUNK)
+        part = _Part(self._pieces, self._starts, offset, size)
+        return io.BufferedReader(part, max(1, min(ahead, size)))
 
     def problems(self) -> tuple[str, ...]:
         """Return which volumes are missing or have another size than they should; none is read."""
         return tuple(filter(None, (_size_problem(path, size) for path, size in self._pieces[1:])))
 
-    def check(self, bundle: Bundle, tell: Tell | None = None) -> tuple[str, ...]:
+    def check(self, bundle: Bundle, tell: Tell | None = None, watch: Watch | None = None) -> tuple[str, ...]:
         """Read every volume after the head and compare it with its hash.
 
         Args:
             bundle: what they should be.
             tell: called with a volume's name, the bytes read so far, and those of all volumes.
+            watch: called with each piece that is read, and the bytes before it in the row of all volumes.
 
         Returns:
             What is wrong, a line each.
@@ -119,20 +124,22 @@ class Volumes:
         known = {volume.sha256: volume.name for volume in bundle.volumes}
         total = sum(volume.size for volume in bundle.volumes)
         problems, done = [], 0
+        before = self._pieces[0][1]
         for volume in bundle.volumes:
             path = self.directory / volume.name
             problem = _size_problem(path, volume.size)
-            if not path.exists():
+            if path.exists():
+                problem = _content_problem(path, volume, problem, known, _Pass(tell, watch, done, total, before + done))
+            if problem:
                 problems.append(problem)
-                continue
-            report = None if tell is None else _reporter(tell, volume.name, done, total)
-            found = _sha256(path, report)
             done += volume.size
-            if found != volume.sha256:
-                other = known.get(found)
-                swapped = f"{volume.name} has the content of {other}: the two were swapped" if other else ""
-                problems.append(swapped or problem or f"{volume.name} is damaged: its sha256 is {found}")
-        return tuple(problems)
+        return (*problems, *self._strangers(bundle))
+
+    def _strangers(self, bundle: Bundle) -> list[str]:
+        own = {self.head.name, *(volume.name for volume in bundle.volumes)}
+        found = (_FILE.fullmatch(entry.name) for entry in self.directory.iterdir())
+        names = sorted(one.group(0) for one in found if one is not None and one.group(1) == self.name)
+        return [f"{name} is none of its volumes: is it left of another bundle?" for name in names if name not in own]
 
 
 def _size_problem(path: Path, wanted: int) -> str:
@@ -140,30 +147,48 @@ def _size_problem(path: Path, wanted: int) -> str:
         size = path.stat().st_size
     except FileNotFoundError:
         return f"{path.name} is missing ({wanted} bytes)"
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}", hint=_COPY) from error
     if size == wanted:
         return ""
     how = "is cut off, or still being copied" if size < wanted else "is too long"
     return f"{path.name} {how}: {size} bytes instead of {wanted}"
 
 
-def _reporter(tell: Tell, name: str, before: int, total: int) -> Callable[[int], None]:
-    return lambda count: tell(name, before + count, total)
+def _content_problem(path: Path, volume: Volume, problem: str, known: Mapping[str, str], one: _Pass) -> str:
+    begun = path.stat().st_mtime
+    found = one.read(path)
+    if found == volume.sha256:
+        return ""
+    if found in known:
+        return f"{volume.name} has the content of {known[found]}: were the two swapped?"
+    if path.stat().st_mtime != begun:
+        return f"{volume.name} is still being copied: it changed while it was read"
+    return problem or f"{volume.name} is damaged, or belongs to another bundle: its sha256 is {found}"
 
 
-def _sha256(path: Path, tell: Callable[[int], None] | None) -> str:
-    total, count = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            while True:
-                data = file.read(CHUNK)
-                if not data:
-                    return total.hexdigest()
-                total.update(data)
-                count += len(data)
-                if tell is not None:
-                    tell(count)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}", hint=_COPY) from error
+class _Pass:
+    """One volume, read and hashed once, for all who want to see its bytes."""
+
+    def __init__(self, tell: Tell | None, watch: Watch | None, done: int, total: int, offset: int) -> None:
+        self._tell, self._watch, self._done, self._total, self._offset = tell, watch, done, total, offset
+
+    def read(self, path: Path) -> str:
+        total, count = hashlib.sha256(), 0
+        try:
+            with path.open("rb") as file:
+                while True:
+                    data = file.read(CHUNK)
+                    if not data:
+                        return total.hexdigest()
+                    total.update(data)
+                    if self._watch is not None:
+                        self._watch(data, self._offset + count)
+                    count += len(data)
+                    if self._tell is not None:
+                        self._tell(path.name, self._done + count, self._total)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}", hint=_COPY) from error
 
 
 class _Part(io.RawIOBase):
@@ -235,7 +260,7 @@ def read_head(volumes: Volumes) -> dict[str, bytes]:
         VerificationError: it is no head of a bundle.
     """
     with volumes.open_head() as file:
-        places = tar.members(file, is_head=True)
+        places = tar.members(file, str(volumes.head), is_head=True)
         found = {}
         for path, (offset, size) in places.items():
             file.seek(offset)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1024**2
 SMALLEST_VOLUME = 64 * 1024
+MOST_VOLUMES = 999  # more would not sort by name, and ``cat NAME.bundle.*`` would join them wrongly
 SUMS, CHUNKS, PROGRAM, README = "SHA256SUMS", "chunks.json", "bundle.pyz", "README-现场.md"
 LAYOUT_VERSION = {"imageLayoutVersion": "1.0.0"}
 
@@ -67,6 +68,7 @@ class Writer:
             VerificationError: the content has another size or hash.
             StorageError: it cannot be written.
         """
+        _check_path(path, is_head=False)
         algorithm = digest.partition(":")[0] if digest else "sha256"
         total, count = hashlib.new(algorithm), 0
         self._cutter.write(tar.header(path, size))
@@ -110,17 +112,20 @@ class Writer:
             The bundle as it was written.
 
         Raises:
+            InputError: the key cannot be used, or a file cannot be in a head.
             StorageError: it cannot be written.
         """
+        for path in head_files:
+            _check_path(path, is_head=True)
         self._cutter.write(tar.TRAILER)
         volumes = self._cutter.close()
-        files = {tar.LAYOUT: canonical(LAYOUT_VERSION), tar.INDEX: index(bundle), **head_files}
+        files = {tar.LAYOUT: canonical(LAYOUT_VERSION), tar.INDEX: index(bundle), **dict(sorted(head_files.items()))}
         listed = [HeadFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in sorted(files.items())]
         done = bundle.with_volumes(volumes, listed)
         head = {tar.MANIFEST: done.to_bytes()}
         if key is not None:
             head[tar.SIGNATURE] = signature.sign(head[tar.MANIFEST], key, password)
-        self._write_head({**head, **{path: files[path] for path in sorted(files)}})
+        self._write_head({**head, **files})
         if pyz is not None:
             with _storage(self._directory):
                 shutil.copyfile(pyz, self._directory / PROGRAM)
@@ -128,21 +133,26 @@ class Writer:
         if readme is not None:
             self._write(README, readme(done) if callable(readme) else readme)
         if chunk_size is not None:
-            paths = sorted(self._directory.glob(f"{self._name}.bundle.*"))
-            self._write(CHUNKS, portal.chunk_list(paths, chunk_size))
-        self._write_sums()
+            names = [volume_name(self._name, 0), *(volume.name for volume in volumes)]
+            with _storage(self._directory):
+                listed_parts = portal.chunk_list([self._directory / name for name in names], chunk_size)
+            self._write(CHUNKS, listed_parts)
+        self._write_sums({volume.name: volume.sha256 for volume in volumes})
         return done
 
     def _write_head(self, files: Mapping[str, bytes]) -> None:
         parts = [tar.header(path, len(data)) + data + tar.padding(len(data)) for path, data in files.items()]
         self._write(volume_name(self._name, 0), b"".join(parts))
 
-    def _write_sums(self) -> None:
+    def _write_sums(self, known: Mapping[str, str]) -> None:
         lines = []
         with _storage(self._directory):
-            for path in sorted(self._directory.iterdir()):
-                with path.open("rb") as file:
-                    lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+            for path in sorted(set(self._directory.iterdir()) - {self._directory / SUMS}):
+                found = known.get(path.name)
+                if found is None:
+                    with path.open("rb") as file:
+                        found = hashlib.file_digest(file, "sha256").hexdigest()
+                lines.append(f"{found}  {path.name}\n")
         self._write(SUMS, "".join(lines).encode())
 
     def _write(self, name: str, data: bytes) -> None:
@@ -154,7 +164,7 @@ def index(bundle: Bundle) -> bytes:
     """Return ``index.json`` of a bundle: every image by its name at its source, every attachment by its digest."""
     listed: dict[tuple[str, str], Descriptor] = {}
     for image in bundle.images:
-        for name in _names(image.source, image.repository, image.tags):
+        for name in _names(image.source, image.tags):
             root = image.root
             descriptor = Descriptor(root.media_type, root.digest, root.size, annotations={REF_NAME: name})
             listed[name, root.digest] = descriptor
@@ -165,9 +175,14 @@ def index(bundle: Bundle) -> bytes:
     return canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
 
 
-def _names(source: str, repository: str, tags: tuple[str, ...]) -> list[str]:
-    host = source.partition("/")[0]
-    return [f"{host}/{repository}:{tag}" for tag in tags] or [source]
+def _names(source: str, tags: tuple[str, ...]) -> list[str]:
+    place, _, last = source.partition("@")[0].rpartition("/")
+    return [f"{place}/{last.partition(':')[0]}:{tag}" for tag in tags] or [source]
+
+
+def _check_path(path: str, *, is_head: bool) -> None:
+    if not tar.is_known(path, is_head=is_head):
+        raise InputError(f"{path!r} cannot be in a bundle", hint="a bundle holds what its format knows, no other files")
 
 
 class _Cutter:
@@ -195,6 +210,10 @@ class _Cutter:
                 self._end()
 
     def _begin(self) -> None:
+        if len(self._done) == MOST_VOLUMES:
+            raise InputError(
+                f"{self._name} has more than {MOST_VOLUMES} volumes", hint="make them larger: --volume-size"
+            )
         path = self._directory / volume_name(self._name, len(self._done) + 1)
         with _storage(path):
             self._file = path.open("wb")
