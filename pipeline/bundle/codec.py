@@ -32,7 +32,7 @@ CARRIED = frozenset({"pgzip", "go-gzip", "klauspost-gzip"})  # the helper makes 
 REPORTED = frozenset({"zlib", "gzip", "pigz"})  # known by name only: their layers stay as they are
 LOWEST_LEVEL, HIGHEST_LEVEL = -2, 9  # compress/flate: HuffmanOnly to BestCompression
 LARGEST_BLOCK = 64 * 1024**2  # bytes
-SMALLEST_HEADER = 10  # bytes; RFC 1952, 2.3
+SMALLEST_HEADER, LARGEST_HEADER = 10, 4096  # bytes; RFC 1952, 2.3; it has to fit among a program's arguments
 LARGEST_WINDOW = 1 << 27  # bytes that a frame of a bundle may look back; zstd(1), --long=27
 CHUNK = 1024**2
 FIELD = "pipeline.bundle.field"  # the package that bundle.pyz holds the helper in, as helper-amd64 and helper-arm64
@@ -135,7 +135,7 @@ class Codec:
             InputError: the helper has no such encoder.
             ToolError: the helper cannot be started; while reading, it failed. What reading ``raw`` raises comes so too.
         """
-        if encoder.name not in CARRIED or len(encoder.header) < SMALLEST_HEADER:
+        if encoder.name not in CARRIED or not SMALLEST_HEADER <= len(encoder.header) <= LARGEST_HEADER:
             raise InputError(f"{encoder}: the helper cannot make that", hint=_DAMAGED)
         words = ["encode", "--name", encoder.name, "--level", str(encoder.level), "--block", str(encoder.block)]
         return piped([self.program, *words, "--header", encoder.header.hex()], raw, what="making gzip again")

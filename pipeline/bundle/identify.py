@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from isal import igzip_lib, isal_zlib
 
-from pipeline.bundle.codec import CARRIED, CHUNK, Encoder, piped
+from pipeline.bundle.codec import CARRIED, CHUNK, LARGEST_HEADER, SMALLEST_HEADER, Encoder, piped
 from pipeline.core import process
 from pipeline.core.errors import VerificationError
 
@@ -33,8 +33,7 @@ STEP = 16 * 1024
 PGZIP_BLOCKS = (1024**2, 256 * 1024)  # its own choice, as buildah, podman and skopeo have it; umoci's
 PGZIP_TIME = b"\x00\x09\x6e\x88"  # -62135596800, Go's time of nothing, in 32 bits
 UNKNOWN_SYSTEM = 255
-LARGEST_HEADER = 4096
-PLAIN_HEADER, TRAILER = 10, 8  # bytes; RFC 1952, 2.3
+TRAILER = 8  # bytes; RFC 1952, 2.3
 EXTRA, NAME, COMMENT, CHECKSUM, RESERVED = 4, 8, 16, 2, 0xE0  # flags
 LEVELS_BY_FLAG = {2: (9,), 4: (1,)}
 GO_LEVELS, ZLIB_LEVELS = (-1, 6, 5, 7, 8, 4, 3, 2, 0, -2), (6, 5, 7, 8, 4, 3, 2)
@@ -163,9 +162,9 @@ class _Member(io.RawIOBase):
 
 def header_of(data: bytes) -> bytes:
     """Return the header that a gzip stream begins with; empty if it has none, or one of unreasonable size."""
-    if len(data) < PLAIN_HEADER or data[:3] != b"\x1f\x8b\x08" or data[3] & RESERVED:
+    if len(data) < SMALLEST_HEADER or data[:3] != b"\x1f\x8b\x08" or data[3] & RESERVED:
         return b""
-    flags, end = data[3], PLAIN_HEADER
+    flags, end = data[3], SMALLEST_HEADER
     if flags & EXTRA:
         end += 2 + int.from_bytes(data[end : end + 2], "little")
     for flag in (NAME, COMMENT):
@@ -257,7 +256,7 @@ def _made(encoder: Encoder, raw: bytes, codec: Codec) -> Iterator[IO[bytes]]:
         stream, header = codec.encode(encoder, io.BytesIO(raw)), len(encoder.header)
     elif program := shutil.which(encoder.name, path=process.SYSTEM_PATH):
         words = [program, f"-{encoder.level}", "--no-name", "--stdout"]
-        stream, header = piped(words, io.BytesIO(raw), what="compressing a sample"), PLAIN_HEADER
+        stream, header = piped(words, io.BytesIO(raw), what="compressing a sample"), SMALLEST_HEADER
     else:
         stream, header = io.BytesIO(), 0
     with stream:

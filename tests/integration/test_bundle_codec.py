@@ -66,7 +66,7 @@ def content() -> bytes:
     """What layers hold: programs, text, nothing at all, and what is compressed already."""
     numbers = random.Random(5)  # noqa: S311 - the same each time
     text = b"".join(b"%d words and numbers %d\n" % (i, numbers.getrandbits(40)) for i in range(60_000))
-    return Path(sys.executable).resolve().read_bytes() + bytes(2 * MIB) + text + numbers.randbytes(MIB)
+    return Path(sys.executable).resolve().read_bytes()[: 2 * MIB] + bytes(2 * MIB) + text + numbers.randbytes(MIB)
 
 
 def named(data: bytes, codec: Codec) -> Encoder | None:
@@ -375,6 +375,14 @@ def test_both_architectures_write_the_same_bytes(content: bytes, codec: Codec) -
         done = subprocess.run([emulator, other, *words], input=raw, capture_output=True, check=True)
         assert done.stdout == encoded(encoder, raw, codec)
         assert header_of(done.stdout) == PGZIP
+
+
+def test_the_helper_is_written_as_gofmt_writes() -> None:
+    found = shutil.which("gofmt") or next(iter(map(str, sorted(helper.SYSTEM_GO.glob("go-1.*/bin/gofmt")))), None)
+    if found is None:
+        pytest.skip("gofmt is not installed")
+    done = subprocess.run([found, "-l", *sorted(helper.SOURCES.glob("*.go"))], capture_output=True, check=True)
+    assert done.stdout == b""
 
 
 @pytest.mark.network

@@ -268,7 +268,7 @@ def test_without_any_helper_there_is_no_codec(tmp_path: Path, monkeypatch: pytes
 def test_an_encoder_that_is_only_a_name_is_not_asked_of_the_helper(tmp_path: Path) -> None:
     program = tmp_path / "helper"
     program.write_bytes(b"")
-    for encoder in (Encoder("zlib", 6, 0, GNU), Encoder("go-gzip", 6, 0, b"")):
+    for encoder in (Encoder("zlib", 6, 0, GNU), Encoder("go-gzip", 6), Encoder("go-gzip", 6, 0, bytes(5000))):
         with pytest.raises(InputError):
             Codec(program).encode(encoder, io.BytesIO())
 
