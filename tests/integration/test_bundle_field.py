@@ -252,13 +252,15 @@ def test_an_interrupt_ends_it_at_once(packed: Packed, tmp_path: Path) -> None:
         silent.settimeout(60)
         words = ["sync", "--plain-http", "--to", f"localhost:{silent.getsockname()[1]}", "--state", str(tmp_path)]
         pyz = packed.bundles["plain"] / "bundle.pyz"
-        child = subprocess.Popen(
-            [str(CPYTHON), "-I", "-S", str(pyz), "--lang", "zh", *words], stderr=subprocess.PIPE, encoding="utf-8"
-        )
-        connection, _ = silent.accept()
-        with connection:
-            child.send_signal(signal.SIGINT)
-            _, said = child.communicate(timeout=30)
+        command = [str(CPYTHON), "-I", "-S", str(pyz), "--lang", "zh", *words]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as child:
+            try:
+                connection, _ = silent.accept()
+                with connection:
+                    child.send_signal(signal.SIGINT)
+                    _, said = child.communicate(timeout=30)
+            finally:
+                child.kill()
     assert child.returncode == 130
     assert "已中断。" in said
     assert "error: interrupted" in said

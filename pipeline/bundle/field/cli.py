@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,6 +35,7 @@ EXAMPLES = {
 }
 PARALLEL = 4
 TELL_SECONDS = 5.0  # between two lines about one long piece of work
+GRACE_SECONDS = 3.0  # that threads get to end when the user interrupts
 GONE = 141  # exit code when who reads our output has gone, as a shell reports SIGPIPE
 
 
@@ -48,6 +51,7 @@ def main(argv: Sequence[str], folder: str) -> int:
     """
     _speak_unicode()
     say = Messages(_language(argv))
+    _end_soon_when_interrupted(say)
     with console.ending(say.explain):
         with _a_reader_may_go():
             options = _parser(say, folder).parse_args(argv)
@@ -233,6 +237,26 @@ def _formatter(say: Messages) -> type[argparse.HelpFormatter]:
 
 
 # --- the terminal
+
+
+def _end_soon_when_interrupted(say: Messages) -> None:
+    """Let Ctrl-C end what runs in good order, but not wait for a registry that does not answer.
+
+    What is left then is what a killed process leaves: the journal and the layout directory are made for that.
+    """
+
+    def leave() -> None:
+        sys.stderr.write("\n".join(filter(None, (say.explain(console.INTERRUPTED), "error: interrupted", ""))))
+        sys.stderr.flush()
+        os._exit(console.INTERRUPTED)
+
+    def interrupted(_signal: int, _frame: object) -> None:
+        timer = threading.Timer(GRACE_SECONDS, leave)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
 
 
 def _speak_unicode() -> None:
