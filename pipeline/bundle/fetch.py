@@ -115,13 +115,20 @@ class _Blob:
     descriptor: Descriptor
 
 
-def fetch(wanted: Sequence[Wanted], registries: Callable[[str], Registry], store: Layout) -> tuple[Image, ...]:
+def fetch(
+    wanted: Sequence[Wanted],
+    registries: Callable[[str], Registry],
+    store: Layout,
+    *,
+    skip: Callable[[Descriptor], bool] = lambda _: False,
+) -> tuple[Image, ...]:
     """Fetch images with everything that is attached to them.
 
     Args:
         wanted: the images.
         registries: gives the registry of a host.
         store: where they go; what is there already is not fetched again.
+        skip: says which configurations and layers are not needed here; manifests are fetched all.
 
     Returns:
         What they are, in the order in which they were listed.
@@ -141,19 +148,20 @@ def fetch(wanted: Sequence[Wanted], registries: Callable[[str], Registry], store
             attached = _attached(hosts, found)
         images, blobs = _listed(found, attached)
         with progress.step("blobs"):
-            _fetch_blobs(hosts, blobs, source)
-    return tuple(
-        Image(
-            source=str(one.wanted.reference),
-            repository=one.wanted.repository,
-            tags=one.wanted.tags,
-            root=one.root,
-            platforms=one.platforms,
-            manifests=manifests,
-            left_out=one.tree.left_out,
-            attachments=attachments,
-        )
-        for one, (manifests, attachments) in zip(found, images, strict=True)
+            _fetch_blobs(hosts, [blob for blob in blobs if not skip(blob.descriptor)], source)
+    return tuple(_image(one, *more) for one, more in zip(found, images, strict=True))
+
+
+def _image(found: _Found, manifests: tuple[str, ...], attachments: tuple[Attachment, ...]) -> Image:
+    return Image(
+        source=str(found.wanted.reference),
+        repository=found.wanted.repository,
+        tags=found.wanted.tags,
+        root=found.root,
+        platforms=found.platforms,
+        manifests=manifests,
+        left_out=found.tree.left_out,
+        attachments=attachments,
     )
 
 

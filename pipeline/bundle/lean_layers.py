@@ -148,7 +148,7 @@ def _needed(base: Sequence[Needed], sources: Sequence[str], bases: Sequence[Arch
         return tuple(base)
     from pipeline.bundle.delta import provides  # only a patch needs it
 
-    provided = provides([archive.bundle for archive in bases])
+    provided = provides(bases)
     needed = {one.digest: one for one in base}
     for digest in sources:
         size, repositories = provided[digest]
