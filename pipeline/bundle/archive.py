@@ -81,6 +81,17 @@ class Archive(BlobSource):
         archive._base, archive._scratch = base, scratch
         return archive
 
+    @property
+    def base(self) -> BlobSource | None:
+        """Where a patch finds layers that it was made against; None if it was not given."""
+        return self._base
+
+    def based_on(self, base: BlobSource) -> Archive:
+        """Return the same bundle with another base, as an archive of its own."""
+        other = Archive(self.volumes, self.head, self.bundle, is_signed=self.is_signed)
+        other._base, other._scratch = base, self._scratch
+        return other
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,4 +1,4 @@
-"""The site's registry as a source of blobs: what a patch is made against is read back from there."""
+"""Other sources of blobs than bundles: what a patch is made against, read back from a registry or a layout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pipeline.core.errors import VerificationError
 from pipeline.oci.faults import NotThereError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.oci.layout import Layout
     from pipeline.oci.registry import Registry
 
 
@@ -50,3 +51,53 @@ class RegistrySource(BlobSource):
             file.seek(offset)
             return file
         raise VerificationError(f"{self._registry.host} lacks {digest}", hint="sync the base of this bundle first")
+
+
+class FolderSource(BlobSource):
+    """Blobs of an image layout.
+
+    Args:
+        layout: the layout.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def open_blob(self, digest: str, offset: int = 0) -> IO[bytes]:
+        """Open a blob at an offset in bytes; its hash is not checked.
+
+        Raises:
+            VerificationError: it is not there.
+        """
+        path = self._layout.blob_path(digest)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            hint = "expand the base of this bundle first, into the same directory"
+            raise VerificationError(f"{path}: {error.strerror}", hint=hint) from error
+        file.seek(offset)
+        return file
+
+
+class FirstSource(BlobSource):
+    """Several sources: a blob comes from the first one that has it.
+
+    Args:
+        sources: one at least.
+    """
+
+    def __init__(self, sources: Sequence[BlobSource]) -> None:
+        self._sources = tuple(sources)
+
+    def open_blob(self, digest: str, offset: int = 0) -> IO[bytes]:
+        """Open a blob at an offset in bytes.
+
+        Raises:
+            VerificationError: none has it.
+        """
+        for source in self._sources[:-1]:
+            try:
+                return source.open_blob(digest, offset)
+            except VerificationError:
+                continue
+        return self._sources[-1].open_blob(digest, offset)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextvars
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
+    from typing import Any, Self
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,3 +29,55 @@ def each(parallel: int, items: Iterable[T], do: Callable[[T], R]) -> list[R]:
             for one in running:
                 one.cancel()
             raise
+
+
+class Crew:
+    """Threads that do what is submitted, while the thread that runs the crew deals with what comes of it.
+
+    What is submitted must not wait for anything else that is: who wants that submits it when the first is done. So
+    the crew cannot come to a standstill, however few its threads are. A context manager: when it is left, what has not
+    begun is left undone, and what runs is waited for.
+
+    Args:
+        threads: how many things are done at once.
+
+    Attributes:
+        is_stopped: set when something failed; who works on something long may look at it and give up.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.is_stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(max(1, threads))
+        self._running: dict[Future[Any], Callable[[Any], None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.is_stopped.set()
+        for one in self._running:
+            one.cancel()
+        self._pool.shutdown()
+
+    def submit(self, do: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have something done.
+
+        Args:
+            do: called in one of the threads.
+            then: called in the thread of :meth:`run`, with what it returned; may submit more.
+        """
+        self._running[self._pool.submit(contextvars.copy_context().run, do)] = then
+
+    def run(self, tick: Callable[[], None], every: float = 1.0) -> None:
+        """Wait until nothing is left to do; the first failure is raised at once.
+
+        Args:
+            tick: called now and then.
+            every: seconds between two calls, at most.
+        """
+        while self._running:
+            for one in wait(self._running, every, FIRST_COMPLETED).done:
+                then = self._running.pop(one)
+                then(one.result())
+            tick()
