@@ -6,7 +6,7 @@ Everything that decides how the network is reached comes from the environment, a
 - certificate authorities from ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, in
   this order; without any of them, the system's own store, where a company's authority is installed;
 - credentials from ``~/.netrc`` or the file that ``NETRC`` names. They, and those inside a URL, never appear in a log
-  or an error: see :func:`redact`.
+  or an error: see :func:`pipeline.core.network.redact`.
 
 While a file is on its way it is ``<target>.part``, with ``<target>.part.json`` saying which version of it was begun.
 Both survive an interruption, and the next fetch goes on from there. Two processes that fetch the same target take
@@ -33,6 +33,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.core import progress
 from pipeline.core.errors import InputError, NetworkError, StorageError
+from pipeline.core.network import (
+    DENIED,
+    GONE,
+    HASTY,
+    MIB,
+    NOT_FOUND,
+    PATIENT,
+    REWARD_BYTES,
+    TRANSIENT,
+    Patience,
+    authorities,
+    causes,
+    redact,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,47 +55,9 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, Retry
 
 CHUNK = 256 * 1024
-MIB = 1024**2
 PROGRESS_BYTES = 32 * MIB  # one line of log for so much
-REWARD_BYTES = 4 * MIB  # an attempt that got so much further is a fresh start for the count of attempts
-OK, PARTIAL, NOT_FOUND, GONE, RANGE_REFUSED = 200, 206, 404, 410, 416
-DENIED = (401, 403, 407)
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+OK, PARTIAL, RANGE_REFUSED = 200, 206, 416
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a server's faults are borne.
-
-    Attributes:
-        retries: attempts after the first one.
-        backoff: seconds; the second attempt is made at once, the third after twice this, and the pause doubles on.
-        longest_pause: seconds; no pause is longer, whatever the server's ``Retry-After`` asks for.
-        connect_timeout: seconds to wait for a connection.
-        read_timeout: seconds to wait for the next bytes.
-    """
-
-    retries: int = 5
-    backoff: float = 0.5
-    longest_pause: float = 60.0
-    connect_timeout: float = 15.0
-    read_timeout: float = 60.0
-
-
-PATIENT = Patience()
-HASTY = Patience(retries=2, connect_timeout=10.0, read_timeout=15.0)
-
-
-def redact(url: str) -> str:
-    """Return a URL that may be shown: without user, password, query values and fragment."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # a port that is none is a password with a slash in it
-    except ValueError:
-        return f"{url.partition(':')[0]}://..."
-    host = parts.netloc.rpartition("@")[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "..." if parts.query else "", ""))
 
 
 def fetch(
@@ -463,16 +439,6 @@ def _session() -> Iterator[requests.Session]:
         yield session
 
 
-def authorities() -> str | bool:
-    """Return the certificate authorities to use unless ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE`` is set."""
-    paths = ssl.get_default_verify_paths()  # knows SSL_CERT_FILE and SSL_CERT_DIR
-    if paths.cafile:
-        return paths.cafile
-    if paths.capath and any(Path(paths.capath).iterdir()):
-        return paths.capath
-    return True
-
-
 @contextlib.contextmanager
 def _answer(
     session: requests.Session, url: str, headers: Mapping[str, str], patience: Patience
@@ -556,18 +522,6 @@ def _asked_pause(policy: Retry, again: _AgainError) -> float | None:
         return policy.get_retry_after(again.response)
     except InvalidHeader:
         return None
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and every error that it was made from, the outermost first."""
-    waiting: list[object] = [error]
-    seen: set[int] = set()
-    while waiting:
-        cause = waiting.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            waiting += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
 
 
 def _reason(error: BaseException) -> str:

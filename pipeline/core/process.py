@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -24,8 +25,10 @@ from pipeline.core.errors import DependencyError, StorageError, ToolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-Argument = str | Path
+    Argument = str | Path
+
 TAIL_LINES = 15
+LONGEST_LINE = 4096  # bytes of a line that is kept
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORK_VARIABLES = (
     "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
@@ -60,8 +63,8 @@ def clean_environment(extra: Mapping[str, str] | None = None, *, network: bool =
     """
     env = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/nonexistent"}
     if network:
-        env |= {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ}
-    return env | dict(extra or {})
+        env.update({name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ})
+    return {**env, **(extra or {})}
 
 
 def require(tool: str, *, hint: str) -> str:
@@ -107,7 +110,7 @@ def run(
         StorageError: it failed and its last lines speak of a full disk.
     """
     words = tuple(str(word) for word in argv)
-    progress.log(f"$ {shlex.join(words)}")
+    progress.log(f"$ {_pasted(words)}")
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
     with _started(words, env, cwd, network, stdin is not None, capture) as child:
         stdout = _pump(child, stdin, capture, tail, on_line)
@@ -144,7 +147,7 @@ def background(
     setpriv = require("setpriv", hint="install util-linux 2.33 or later")
     require(str(argv[0]), hint="run ./invoke once: it installs what is missing")
     words = (setpriv, "--pdeathsig", "KILL", *(str(word) for word in argv))
-    progress.log(f"$ {shlex.join(words)} >{shlex.quote(str(output))} 2>&1 &")
+    progress.log(f"$ {_pasted(words)} >{shlex.quote(str(output))} 2>&1 &")
     with output.open("wb") as stream:
         child = subprocess.Popen(
             words,
@@ -164,6 +167,87 @@ def background(
         child.wait()
 
 
+@contextlib.contextmanager
+def piped(
+    argv: Sequence[Argument], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, what: str = ""
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program that reads its standard input and writes its standard output, both in our hands.
+
+    Whoever feeds it more than a few kilobytes does so in a thread of its own, and closes ``stdin``. If its output was
+    read to the end, or closed, its exit status is checked when the context ends; else it is not wanted any more, and
+    is killed. If we are killed, it finds its input at an end and nobody to take its output.
+    It is the leader of a session of its own, so Ctrl-C on the terminal reaches us only.
+
+    Args:
+        argv: program and arguments.
+        env: variables added to the clean environment.
+        cwd: directory to run in.
+        what: what the program does for the user, for the error message.
+
+    Raises:
+        ToolError: it exited with a status other than 0, or cannot be started. Also in the place of the
+            BrokenPipeError that comes of this.
+        DependencyError: there is no such program.
+        StorageError: it failed and its last lines speak of a full disk.
+    """
+    words = tuple(str(word) for word in argv)
+    progress.log(f"$ {_pasted(words)} <... |")
+    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    try:
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(
+            words, env=clean_environment(env), cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+    except OSError as error:
+        raise _cannot_start(words, error) from error
+    reader = threading.Thread(target=_collect, args=(child.stderr, tail, progress.current()), daemon=True)
+    reader.start()
+    is_wanted = False
+    try:
+        yield child
+        is_wanted = _is_read_out(child)
+    except BrokenPipeError as error:
+        if _ended(child, reader) > 0:
+            raise _failure(words, child.returncode, tail, what) from error
+        raise
+    finally:
+        if not is_wanted:
+            child.kill()
+        status = _ended(child, reader)
+    if is_wanted and status != 0:
+        raise _failure(words, status, tail, what)
+
+
+def _is_read_out(child: subprocess.Popen[bytes]) -> bool:
+    """Whether nothing is left to read of a program's output, and nobody is there to write more."""
+    assert child.stdout is not None
+    if child.stdout.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(child.stdout, select.POLLIN)
+    events = [event for _, event in waiting.poll(0)]
+    return events == [select.POLLHUP]
+
+
+def _ended(child: subprocess.Popen[bytes], reader: threading.Thread) -> int:
+    """Close the pipes of a program and wait for its end; returns its exit status."""
+    for stream in (child.stdin, child.stdout):
+        with contextlib.suppress(OSError):  # what was not sent yet finds nobody to read it
+            if stream is not None:
+                stream.close()
+    status = child.wait()
+    reader.join()
+    return status
+
+
+def _collect(stream: IO[bytes], tail: collections.deque[str], session: progress.Session) -> None:
+    with stream:
+        for line in iter(lambda: stream.readline(LONGEST_LINE), b""):
+            text = line.decode(errors="replace").rstrip("\n")
+            tail.append(text)
+            session.write(text)
+
+
 def attach(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
     """Hand the user's terminal to a program until it ends.
 
@@ -179,11 +263,11 @@ def attach(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) ->
         ToolError: it cannot be started.
     """
     words = [str(word) for word in argv]
-    progress.log(f"$ {shlex.join(words)}")
+    progress.log(f"$ {_pasted(words)}")
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     with progress.paused():
         try:
-            return subprocess.run(words, env=clean_environment(terminal | dict(env or {})), check=False).returncode
+            return subprocess.run(words, env=clean_environment({**terminal, **(env or {})}), check=False).returncode
         except OSError as error:
             raise _cannot_start(words, error) from error
 
@@ -205,7 +289,6 @@ def _started(
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if capture else subprocess.STDOUT,
-            text=True,
             encoding="utf-8",
             errors="replace",
         )
@@ -219,13 +302,18 @@ def _started(
             child.wait()
 
 
+def _pasted(words: Sequence[str]) -> str:
+    """Return a command as it may be pasted into a shell."""
+    return " ".join(map(shlex.quote, words))
+
+
 def _cannot_start(words: Sequence[str], error: OSError) -> DependencyError | ToolError:
     if isinstance(error, FileNotFoundError) and error.filename == words[0]:
         hint = "run ./invoke once: it installs what is missing"
         return DependencyError(f"program {words[0]!r} is not installed", hint=hint)
     place = f": {error.filename}" if error.filename not in (None, words[0]) else ""  # the working directory
     return ToolError(
-        f"{words[0]} cannot be started: {error.strerror}{place}\n  $ {shlex.join(words)}",
+        f"{words[0]} cannot be started: {error.strerror}{place}\n  $ {_pasted(words)}",
         hint="check that the program is executable, for this machine's architecture, and that its directory exists",
     )
 
@@ -280,7 +368,7 @@ def _log_lines(
 def _failure(words: tuple[str, ...], status: int, tail: collections.deque[str], what: str) -> ToolError | StorageError:
     ending = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
     lines = "\n".join(f"  | {line}" for line in tail)
-    message = f"{what + ': ' if what else ''}{words[0]} {ending}\n  $ {shlex.join(words)}\n{lines}".rstrip()
+    message = f"{what + ': ' if what else ''}{words[0]} {ending}\n  $ {_pasted(words)}\n{lines}".rstrip()
     log_path = progress.current().log_path
     if os.strerror(errno.ENOSPC) in lines:
         return StorageError(message, hint="free some space ('./invoke clean --cache' empties the cache) and try again")

@@ -20,6 +20,7 @@ from pipeline.core import download, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import cache_root
 from pipeline.core.errors import DependencyError, InputError, PipelineError, VerificationError
+from pipeline.core.network import HASTY
 from pipeline.image import plan as plans
 from pipeline.image.bases import deb, dnf, downloads, iso, probe, repositories, rpm, rpm_keys
 from pipeline.image.bases.medium import Request
@@ -234,7 +235,7 @@ def _key(base: RpmBase, url: str, target: Path) -> Finding:
     """Look into one key file; that it lacks a key is no failure yet, as packages and mirrors may have it."""
     check = f"key file {url.rpartition('/')[2]}"
     try:
-        download.fetch(url, target, patience=download.HASTY)
+        download.fetch(url, target, patience=HASTY)
         keys = _keys_in(target)
     except PipelineError as error:
         return Finding(check, error.message, error.hint)

@@ -27,6 +27,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache
 from pipeline.core.document import Model, load
 from pipeline.core.errors import InputError, NetworkError
+from pipeline.core.network import redact
 
 NAME = r"^[a-z0-9][a-z0-9-]*$"
 VERSION = r"^[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}$"
@@ -223,7 +224,7 @@ def fetch_artifact(
 
 def told(error: NetworkError, what: str, url: str, mirror: str | None) -> NetworkError:
     """Say which component an error is of, and what a mirror has to look like."""
-    hint = f"; the mirror keeps the path of {download.redact(url)}" if mirror else ""
+    hint = f"; the mirror keeps the path of {redact(url)}" if mirror else ""
     return NetworkError(f"{what}: {error.message}", hint=error.hint + hint)
 
 

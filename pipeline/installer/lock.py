@@ -20,6 +20,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.document import Model, load
 from pipeline.core.errors import InputError, NetworkError, StorageError
+from pipeline.core.network import redact
 from pipeline.installer.components import Component, Components, Digest, Source, extract, fetch_artifact, mirrored, told
 
 RELOCK = "run ./invoke installer.lock, look at what it changes, and commit the lock"
@@ -103,7 +104,7 @@ def _stale(components: Components, lock: Lock, architectures: Sequence[Architect
                 if pin is None:
                     found.append(f"{name} is not locked for {arch}")
                 elif pin.url != component.rendered(component.url, arch):
-                    found.append(f"{name} for {arch} is locked with another url: {download.redact(pin.url)}")
+                    found.append(f"{name} for {arch} is locked with another url: {redact(pin.url)}")
     return found
 
 
@@ -149,7 +150,7 @@ def _pin(cache: Cache, workspace: Path, name: str, component: Component, arch: A
         download.fetch(mirrored(sums, mirror), listing)
     except NetworkError as error:
         raise told(error, f"{what}: its checksum", sums, mirror) from error
-    sha256 = expected(listing, url.rpartition("/")[2], f"{what}: {download.redact(sums)}")
+    sha256 = expected(listing, url.rpartition("/")[2], f"{what}: {redact(sums)}")
     artifact = fetch_artifact(cache, what, url, sha256, mirror=mirror)
     extract(artifact, component.files(name, arch), arch, workspace / "files", what)
     return Pin(url=url, sha256=sha256, size=artifact.stat().st_size)
@@ -219,5 +220,5 @@ def _artifact_changes(old: Locked, now: Locked) -> list[str]:
                 " find out why before it is committed"
             )
         elif was.url != pin.url:
-            found.append(f"{arch} from another url: {download.redact(pin.url)}")
+            found.append(f"{arch} from another url: {redact(pin.url)}")
     return found

@@ -23,7 +23,7 @@ from pipeline.oci.model import (
 )
 from pipeline.oci.options import RegistryOptions
 from pipeline.oci.reference import Reference, is_host, is_repository, is_tag
-from pipeline.oci.registry import Registry
+from pipeline.oci.registry import Referrers, Registry, fallback_tag
 from pipeline.oci.sync import PullSummary, PushSummary, pull, push
 
 __all__ = [
@@ -44,11 +44,13 @@ __all__ = [
     "PullSummary",
     "PushSummary",
     "Reference",
+    "Referrers",
     "Registry",
     "RegistryOptions",
     "canonical",
     "digest_of",
     "digest_of_file",
+    "fallback_tag",
     "find_auth_file",
     "is_digest",
     "is_host",

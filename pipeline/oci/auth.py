@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.download import redact
 from pipeline.core.errors import InputError, NetworkError
+from pipeline.core.network import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,19 +51,24 @@ class Scope:
     """What a request needs to be allowed.
 
     Attributes:
-        repository: which one it is about.
+        repository: which one it is about; empty for the list of all of them.
         push: whether it writes.
         also: another repository that it reads, for a mount.
+        delete: whether it deletes.
     """
 
     repository: str
     push: bool = False
     also: str = ""
+    delete: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
         """As a token server is asked for them."""
-        own = f"repository:{self.repository}:{'pull,push' if self.push else 'pull'}"
+        if not self.repository:
+            return ("registry:catalog:*",)
+        actions = ["pull"] + ["push"] * (self.push or self.delete) + ["delete"] * self.delete
+        own = f"repository:{self.repository}:{','.join(actions)}"
         return (own, f"repository:{self.also}:pull") if self.also else (own,)
 
 
@@ -95,8 +100,9 @@ def load_credentials(auth_file: Path, host: str, repository: str) -> Credentials
     names = DOCKER_HUB if host in DOCKER_HUB else (host,)
     for path in (repository, *map(str, Path(repository).parents)):
         for name in names:
-            entry = auths.get(name if path == "." else f"{name}/{path}")
-            if entry and (found := _entry(auth_file, entry)) is not None:
+            entry = auths.get(name if path in ("", ".") else f"{name}/{path}")
+            found = _entry(auth_file, entry) if entry else None
+            if found is not None:
                 return found
     helpers = content.get("credHelpers") or {}
     if content.get("credsStore") or any(name in helpers for name in names):
@@ -117,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _normal(key: str) -> str:
-    return re.sub(r"^https?://|/v[12]/?$|/$", "", key).removesuffix("/")
+    return re.sub(r"/$", "", re.sub(r"^https?://|/v[12]/?$|/$", "", key))
 
 
 def _entry(path: Path, entry: Mapping[str, Any]) -> Credentials | None:
@@ -134,7 +140,7 @@ def _entry(path: Path, entry: Mapping[str, Any]) -> Credentials | None:
 def challenges(header: str) -> dict[str, dict[str, str]]:
     """Return the ways of logging in that a ``WWW-Authenticate`` header offers, by name in lower case."""
     parts = re.split(r"(?:^|,)\s*(Basic|Bearer)(?=\s|,|$)", header, flags=re.IGNORECASE)
-    texts = zip(parts[1::2], parts[2::2], strict=True)
+    texts = zip(parts[1::2], parts[2::2])  # noqa: B905 - a split with one group: as many of these as of those
     return {name.lower(): dict(_parameters(text)) for name, text in texts}
 
 

@@ -1,4 +1,4 @@
-"""Blobs on their way: fetched from where the connection broke, sent from where the registry has got to."""
+"""Blobs on their way in: fetched from where the connection broke."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import re
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
@@ -15,10 +14,9 @@ from typing import IO, TYPE_CHECKING, NoReturn
 import urllib3
 
 from pipeline.core import progress
-from pipeline.core.errors import InputError, NetworkError
+from pipeline.core.errors import NetworkError
 from pipeline.oci import files
 from pipeline.oci.auth import Scope
-from pipeline.oci.model import digest_of_file
 from pipeline.oci.wire import TROUBLE, UNREACHABLE, BrokenError, refuse
 
 if TYPE_CHECKING:
@@ -26,12 +24,10 @@ if TYPE_CHECKING:
 
     import requests
 
-    from pipeline.oci.model import Descriptor
     from pipeline.oci.wire import Wire
 
 CHUNK = 256 * 1024
-OK, CREATED, ACCEPTED, NO_CONTENT, PARTIAL = 200, 201, 202, 204, 206
-BAD_REQUEST, NOT_FOUND, RANGE_REFUSED = 400, 404, 416
+OK, PARTIAL, RANGE_REFUSED = 200, 206, 416
 MISMATCH = "somebody between here and the registry changes what is sent, or the registry's storage is damaged"
 
 
@@ -45,9 +41,6 @@ def body(response: requests.Response, what: str) -> Iterator[bytes]:
         yield from response.raw.stream(CHUNK, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise BrokenError(f"{what}: the connection broke: {error}", hint=UNREACHABLE) from error
-
-
-# --- in
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class _Sink:
         self._file, self._part = file, part
         self._algorithm = digest.partition(":")[0]
         self._hash, self.size = hashlib.new(self._algorithm), 0
-        while part is not None and (chunk := file.read(CHUNK)):
+        for chunk in iter(lambda: file.read(CHUNK), b"") if part is not None else ():
             self.add(chunk, is_there=True)
         self.is_left_over = self.size > 0
 
@@ -101,7 +94,8 @@ class _Sink:
 
     def remove(self) -> None:
         if self._part is not None:
-            self._part.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._part.unlink()
 
 
 class _Download:
@@ -197,138 +191,3 @@ def _locked(part: Path) -> IO[bytes]:
             if os.path.samestat(os.fstat(file.fileno()), part.stat()):
                 return file
         file.close()  # the other process is done with it
-
-
-# --- out
-
-
-class Upload:
-    """A blob that is sent; see :meth:`Registry.put_blob`.
-
-    Args:
-        wire: to which registry.
-        repo: to which repository.
-        descriptor: its digest and size.
-        path: the file.
-        chunk_size: bytes of a chunk, where it is sent in such.
-        begun: an upload that the registry has begun already.
-    """
-
-    def __init__(
-        self, wire: Wire, repo: str, descriptor: Descriptor, path: Path, chunk_size: int, begun: str | None = None
-    ) -> None:
-        self._wire, self._path, self._chunk_size = wire, path, chunk_size
-        self._scope, self._digest, self._size = Scope(repo, push=True), descriptor.digest, descriptor.size
-        self._what = f"{wire.host}/{repo}: {descriptor.digest}"
-        self._blob = wire.url(f"{repo}/blobs/{descriptor.digest}")
-        self._start = wire.url(f"{repo}/blobs/uploads/")
-        self._location = begun
-        self._offset = 0
-        self._failures = 0
-
-    def run(self) -> None:
-        """Send it.
-
-        Raises:
-            InputError: the file is not the blob.
-            NetworkError: the registry does not take it.
-        """
-        try:
-            size = self._path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be read: {error.strerror}", hint="check the path") from error
-        if size != self._size:
-            raise InputError(f"{self._path} is not {self._digest}: {size} bytes instead of {self._size}", hint=_NOT_IT)
-        self._wire.persist(self._attempt, lambda: self._offset)
-
-    def _attempt(self) -> None:
-        try:
-            if self._failures and self._is_there():
-                return
-            if self._location is None:
-                self._begin()
-            if self._failures == 0:
-                self._finish(whole=True)
-                return
-            while self._offset < self._size:
-                self._send_chunk()
-            self._finish(whole=False)
-        except BrokenError:
-            self._failures += 1
-            raise
-
-    def _is_there(self) -> bool:
-        """Look what has become of a failed attempt; returns whether it was none."""
-        response = self._wire.send("HEAD", self._blob, self._scope, once=True)
-        if response.status_code == OK:
-            return True
-        if self._location is not None:
-            location, self._location = self._location, None
-            response = self._wire.send("GET", location, self._scope, once=True)
-            # 0-0 may be no byte or one: that is begun anew.
-            reached = _reached(response)
-            if response.status_code == NO_CONTENT and 1 < reached <= self._size:
-                self._offset, self._location = reached, self._following(response, location)
-                progress.log(f"{self._what}: continuing after {reached} bytes")
-        return False
-
-    def _begin(self) -> None:
-        response = self._wire.send("POST", self._start, self._scope, body=b"", once=True)
-        if response.status_code != ACCEPTED:
-            refuse(response, self._what)
-        self._location, self._offset = self._wire.location(response), 0
-
-    def _send_chunk(self) -> None:
-        assert self._location is not None
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(self._chunk_size)
-        end = self._offset + len(data)
-        headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{self._offset}-{end - 1}"}
-        response = self._wire.send("PATCH", self._location, self._scope, headers=headers, body=data, once=True)
-        if response.status_code in (NOT_FOUND, RANGE_REFUSED):
-            self._forget("the registry forgot the upload", response)
-        if response.status_code not in (ACCEPTED, NO_CONTENT):
-            refuse(response, self._what)
-        self._location = self._following(response, self._location)
-        if _reached(response) not in (end, 0):
-            raise BrokenError(f"{self._what}: the registry took less than it was sent", hint=TROUBLE)
-        self._offset = end
-
-    def _finish(self, *, whole: bool) -> None:
-        assert self._location is not None
-        separator = "&" if "?" in self._location else "?"
-        url = f"{self._location}{separator}{urllib.parse.urlencode({'digest': self._digest})}"
-        headers = {"Content-Type": "application/octet-stream"}
-        content = (lambda: self._path.open("rb")) if whole and self._size else b""
-        response = self._wire.send("PUT", url, self._scope, headers=headers, body=content, once=True)
-        if response.status_code == CREATED:
-            return
-        if response.status_code in (BAD_REQUEST, NOT_FOUND, RANGE_REFUSED):
-            self._refused(response, whole=whole)
-        refuse(response, self._what)
-
-    def _refused(self, response: requests.Response, *, whole: bool) -> None:
-        """Find out whose fault it is that the registry does not take what was sent."""
-        if digest_of_file(self._path, self._digest.partition(":")[0]) != self._digest:
-            raise InputError(f"{self._path} is not {self._digest}: its content has another hash", hint=_NOT_IT)
-        if not whole or response.status_code == NOT_FOUND:
-            self._forget("the registry has forgotten the upload, or has something else than it was sent", response)
-        if response.status_code == BAD_REQUEST:
-            raise NetworkError(f"{self._what}: the registry received something else than it was sent", hint=MISMATCH)
-
-    def _forget(self, why: str, response: requests.Response) -> NoReturn:
-        self._location, self._offset = None, 0
-        raise BrokenError(f"{self._what}: {why}: HTTP status {response.status_code}", hint=TROUBLE)
-
-    def _following(self, response: requests.Response, location: str) -> str:
-        return self._wire.location(response) if "Location" in response.headers else location
-
-
-_NOT_IT = "copy or fetch the layout again"
-
-
-def _reached(response: requests.Response) -> int:
-    """Return how many bytes a registry says to have; 0 if it says nothing."""
-    found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
-    return int(found[1]) + 1 if found else 0

@@ -51,7 +51,7 @@ def appearing(target: Path) -> Iterator[Path]:
     finally:
         # Also after a rename: of two names of one file, rename(2) leaves both.
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
 
 
 def write(target: Path, data: bytes) -> None:

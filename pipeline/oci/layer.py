@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _arranged(entries: Iterable[LayerEntry]) -> list[LayerEntry]:
 
 
 def _checked(text: str) -> PurePosixPath:
-    parts = text.removesuffix("/").split("/")
+    parts = re.sub(r"/$", "", text).split("/")
     if "\0" in text or {"", ".", ".."} & set(parts):
         raise InputError(
             f"{text!r} is not a path inside an image", hint="write it relative to the root, without . or .."

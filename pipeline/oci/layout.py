@@ -270,7 +270,7 @@ class Layout:
                     elif not descriptor.is_foreign or self.has(descriptor):
                         found.append(descriptor)
             except VerificationError as error:
-                problems.append(error.message.removeprefix(f"{self.path}: "))
+                problems.append(error.message.replace(f"{self.path}: ", "", 1))
         if problems:
             raise VerificationError(f"{self.path} is not whole:\n  " + "\n  ".join(problems), hint=_FETCH_AGAIN)
         return tuple(found)
@@ -280,7 +280,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copy a file and return the digest of what was written."""
     hasher = hashlib.sha256()
     with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(CHUNK):
+        for chunk in iter(lambda: reader.read(CHUNK), b""):
             hasher.update(chunk)
             writer.write(chunk)
     shutil.copymode(source, target)

@@ -23,6 +23,7 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"  # and the same with +json or +prettyjws
+BLOCK = 1024**2
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -42,8 +43,11 @@ def digest_of(data: bytes) -> str:
 
 def digest_of_file(path: Path, algorithm: str = "sha256") -> str:
     """Return the digest of a file's content, which is not read whole into memory."""
+    hasher = hashlib.new(algorithm)
     with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+        for block in iter(lambda: file.read(BLOCK), b""):
+            hasher.update(block)
+    return f"{algorithm}:{hasher.hexdigest()}"
 
 
 def matches(data: bytes, digest: str) -> bool:

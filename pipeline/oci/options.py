@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.download import MIB, PATIENT
+from pipeline.core.network import MIB, PATIENT
 
 
 @dataclass(frozen=True)

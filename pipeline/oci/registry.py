@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from pipeline.core.errors import InputError, NetworkError
 from pipeline.oci import model
 from pipeline.oci.auth import Scope
+from pipeline.oci.faults import NotThereError
 from pipeline.oci.model import Descriptor, digest_of, is_digest, matches
 from pipeline.oci.options import RegistryOptions
 from pipeline.oci.reference import is_host, is_repository, is_tag
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import requests
 
-OK, CREATED, ACCEPTED, NOT_FOUND = 200, 201, 202, 404
+    from pipeline.oci.upload import BlobContent
+
+OK, CREATED, ACCEPTED, NO_CONTENT, BAD_REQUEST, NOT_FOUND = 200, 201, 202, 204, 400, 404
 ACCEPT = ", ".join((model.OCI_INDEX, model.OCI_MANIFEST, model.DOCKER_LIST, model.DOCKER_MANIFEST))
 LARGEST_MANIFEST = 8 * 1024**2  # registries refuse above 4 MiB
 REFUSALS = (400, 401, 403, 404, 405)
+UNKNOWN_PATH = (400, 404, 405, 406, 501)  # what registries answer that have no referrers API
+UNSUPPORTED = (405, 501)
 PAGE = 1000
+ENABLE_DELETION = "enable deletion in the registry; docker-registry: storage.delete.enabled: true in its configuration"
 MISMATCH = "somebody between here and the registry changes what is sent, or the registry's storage is damaged"
+
+
+@dataclass(frozen=True)
+class Referrers:
+    """What refers to a manifest: signatures, attestations, bills of materials.
+
+    Attributes:
+        found: their manifests, as the registry lists them.
+        has_api: whether the registry has the referrers API; if not, they stand in the index of the fallback tag.
+    """
+
+    found: tuple[Descriptor, ...]
+    has_api: bool
 
 
 class Registry:
@@ -124,6 +146,23 @@ class Registry:
             raise NetworkError(f"{what}: what was read back is not what was written", hint=MISMATCH)
         return wanted
 
+    def delete_manifest(self, repo: str, ref: str) -> None:
+        """Delete a manifest, with every tag that it has; or a tag alone, where the registry can do that.
+
+        Raises:
+            NotThereError: there is none, or no more: a request whose answer was lost is sent again.
+            NetworkError: the registry cannot be asked, or does not delete.
+        """
+        what, path = f"{self.host}/{repo}: {ref}", f"{_repository(repo)}/manifests/{_ref(ref)}"
+        response = self.wire.asked(lambda: self.wire.send("DELETE", self.wire.url(path), Scope(repo, delete=True)))
+        said = f"HTTP status {response.status_code}"
+        if response.status_code in UNSUPPORTED or "UNSUPPORTED" in response.text:
+            raise NetworkError(f"{what}: the registry does not delete manifests: {said}", hint=ENABLE_DELETION)
+        if not is_digest(ref) and response.status_code == BAD_REQUEST:
+            hint = "name the manifest by its digest: this registry deletes no tags"
+            raise NetworkError(f"{what}: the tag is not deleted: {said}", hint=hint)
+        self._expect(response, what, ACCEPTED, OK, NO_CONTENT)
+
     # --- blobs
 
     def has_blob(self, repo: str, digest: str) -> bool:
@@ -182,23 +221,38 @@ class Registry:
         self._begun[repo, digest] = self.wire.location(response)  # it began an upload instead: the one to come
         return False
 
-    def put_blob(self, repo: str, descriptor: Descriptor, path: Path) -> None:
+    def put_blob(
+        self,
+        repo: str,
+        descriptor: Descriptor,
+        source: BlobContent,
+        *,
+        begun: str | None = None,
+        on_begun: Callable[[str], None] | None = None,
+    ) -> None:
         """Send a blob: at once, and if that fails in chunks, from where the registry has got to.
 
         Args:
             repo: where to.
             descriptor: its digest and size; the registry checks them.
-            path: the file.
+            source: the file, or what opens a stream of the blob's bytes from an offset on. It may be called again:
+                after a fault, for what the registry has not got yet. What it raises comes out of here as it is.
+            begun: where an earlier process had begun to send this blob, as ``on_begun`` was told; it is gone on with
+                if the registry still knows it, and begun anew if not.
+            on_begun: told a location that a later process may go on with, whenever the registry names another one.
 
         Raises:
-            InputError: the file is not the blob.
+            InputError: the source cannot be read, or is not the blob.
             NetworkError: the registry does not take it.
         """
-        from pipeline.oci import blobs
+        from pipeline.oci.upload import Content, Upload
 
         _repository(repo)
-        begun = self._begun.pop((repo, descriptor.digest), None)
-        blobs.Upload(self.wire, repo, descriptor, path, self.options.chunk_size, begun).run()
+        fresh = self._begun.pop((repo, descriptor.digest), None)
+        content = Content(descriptor, source)
+        Upload(self.wire, repo, content, self.options.chunk_size, fresh=fresh, begun=begun, on_begun=on_begun).run()
+
+    # --- lists
 
     def tags(self, repo: str) -> tuple[str, ...]:
         """Return the tags of a repository, sorted; none if there is no such repository.
@@ -206,19 +260,59 @@ class Registry:
         Raises:
             NetworkError: the registry cannot be asked, or refuses.
         """
-        found: set[str] = set()
-        url: str | None = self.wire.url(f"{_repository(repo)}/tags/list?n={PAGE}")
+        what = f"{self.host}/{_repository(repo)}: its tags"
+        pages = self._pages(f"{repo}/tags/list?n={PAGE}", Scope(repo), what, (NOT_FOUND,))
+        return tuple(sorted({name for page in pages for name in _names(page, "tags", what)}))
+
+    def catalog(self) -> tuple[str, ...]:
+        """Return the repositories of the registry, sorted.
+
+        Raises:
+            NetworkError: the registry cannot be asked, or does not tell: many tell only who may see everything.
+        """
+        what = f"{self.host}: the list of its repositories"
+        pages = self._pages(f"_catalog?n={PAGE}", Scope(""), what)
+        return tuple(sorted({name for page in pages for name in _names(page, "repositories", what)}))
+
+    def referrers(self, repo: str, digest: str) -> Referrers:
+        """Return what refers to a manifest, whether or not that is there itself.
+
+        The referrers API is asked, and where there is none the fallback tag (OCI distribution specification 1.1,
+        "Listing Referrers" and "Referrers Tag Schema").
+
+        Raises:
+            NetworkError: the registry cannot be asked, refuses, or gives something else.
+        """
+        what = f"{self.host}/{_repository(repo)}: what refers to {_digest(digest)}"
+        pages = list(self._pages(f"{repo}/referrers/{digest}", Scope(repo), what, UNKNOWN_PATH))
+        # Some answer with a web page whatever is asked.
+        has_api = bool(pages) and all(_media_type(page, b"{}") == model.OCI_INDEX for page in pages)
+        indexes = [page.content for page in pages] if has_api else self._fallback(repo, digest)
+        try:
+            listed = [one for data in indexes for one in model.links(data, model.OCI_INDEX).manifests]
+        except InputError as error:
+            raise NetworkError(f"{what}: {error.message}", hint="check that this is a registry") from error
+        return Referrers(tuple({one.digest: one for one in listed}.values()), has_api)
+
+    def _fallback(self, repo: str, digest: str) -> list[bytes]:
+        try:
+            return [self.get_manifest(repo, fallback_tag(digest))[1]]
+        except NotThereError:
+            return []
+
+    def _pages(self, path: str, scope: Scope, what: str, missing: tuple[int, ...] = ()) -> Iterator[requests.Response]:
+        """Yield the pages of a list; none if the first one is answered with a status that means that there is none."""
+        url: str | None = self.wire.url(path)
         seen: set[str] = set()
         while url is not None and url not in seen:
+            response = self.wire.asked(functools.partial(self.wire.send, "GET", url, scope))
+            if not seen and response.status_code in missing:
+                return
+            self._expect(response, what, OK)
+            yield response
             seen.add(url)
-            response = self.wire.asked(lambda page=url: self.wire.send("GET", page, Scope(repo)))  # type: ignore[misc]
-            if response.status_code == NOT_FOUND:
-                break
-            self._expect(response, f"{self.host}/{repo}: its tags", OK)
-            found |= _names(response, f"{self.host}/{repo}")
             following = response.links.get("next", {}).get("url")
             url = urllib.parse.urljoin(response.url, following) if following else None
-        return tuple(sorted(found))
 
     # --- asking
 
@@ -231,6 +325,16 @@ class Registry:
 
         if response.status_code not in wanted:
             self.wire.asked(lambda: refuse(response, what))
+
+
+def fallback_tag(digest: str) -> str:
+    """Return the tag of the index that lists what refers to a manifest, in a registry without the referrers API.
+
+    Args:
+        digest: the manifest's (OCI distribution specification 1.1, "Referrers Tag Schema").
+    """
+    algorithm, _, hexadecimal = _digest(digest).partition(":")
+    return f"{algorithm}-{hexadecimal[:64]}"
 
 
 def _repository(repo: str) -> str:
@@ -257,8 +361,8 @@ def _media_type(response: requests.Response, data: bytes) -> str:
     return said if isinstance(said, str) else response.headers.get("Content-Type", "").partition(";")[0]
 
 
-def _names(response: requests.Response, what: str) -> set[str]:
+def _names(response: requests.Response, key: str, what: str) -> set[str]:
     try:
-        return {str(tag) for tag in response.json()["tags"] or ()}
+        return {str(name) for name in response.json()[key] or ()}
     except (ValueError, LookupError, TypeError) as error:
-        raise NetworkError(f"{what}: its list of tags cannot be read", hint="check that this is a registry") from error
+        raise NetworkError(f"{what}: cannot be read", hint="check that this is a registry") from error

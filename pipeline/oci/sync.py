@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pipeline.core import progress as session
 from pipeline.core.errors import InputError, NetworkError, VerificationError
+from pipeline.core.parallel import each
 from pipeline.oci.model import REF_NAME, Descriptor, links
 from pipeline.oci.reference import is_tag
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, Descriptor], None]
 
-T = TypeVar("T")
 UPLOADED, MOUNTED, SKIPPED, DOWNLOADED = "uploaded", "mounted", "skipped", "downloaded"
 
 
@@ -114,7 +112,7 @@ def push(
     tally = _Tally(f"{registry.host}/{repo}", progress)
     everything = list(layout.walk(top))
     blobs = [found for found, data in everything if data is None and not _is_absent(layout, found)]
-    _each(registry.options.parallel, blobs, lambda blob: _push_blob(layout, registry, repo, blob, mount_from, tally))
+    each(registry.options.parallel, blobs, lambda blob: _push_blob(layout, registry, repo, blob, mount_from, tally))
     for descriptor, data in everything:
         if data is not None:
             _push_manifest(registry, repo, descriptor, data, tally)
@@ -191,7 +189,7 @@ def pull(
     manifests = list(_manifests(registry, repo, layout, top, data, tally))
     blobs = {blob.digest: blob for found, text in manifests for blob in links(text, found.media_type).blobs}
     wanted = [blob for blob in blobs.values() if not blob.is_foreign]
-    _each(registry.options.parallel, wanted, lambda blob: _pull_blob(registry, repo, layout, blob, tally))
+    each(registry.options.parallel, wanted, lambda blob: _pull_blob(registry, repo, layout, blob, tally))
     for found, text in reversed(manifests):
         layout.put_bytes(found.digest, text)
     name = name or (ref if is_tag(ref) else None)
@@ -235,15 +233,3 @@ def _pull_blob(registry: Registry, repo: str, layout: Layout, blob: Descriptor, 
         return
     registry.get_blob(repo, blob.digest, layout.blob_path(blob.digest), size=blob.size)
     tally.add(DOWNLOADED, blob)
-
-
-def _each(parallel: int, items: Sequence[T], do: Callable[[T], None]) -> None:
-    """Do something with each item, several at once; the first failure is raised when those that run have ended."""
-    with ThreadPoolExecutor(max(1, parallel)) as pool:
-        running = [pool.submit(contextvars.copy_context().run, do, item) for item in items]
-        try:
-            for one in running:
-                one.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

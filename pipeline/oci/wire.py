@@ -14,21 +14,20 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import InsecureRequestWarning, InvalidHeader, MaxRetryError
 
-from pipeline.core import download, progress
-from pipeline.core.download import DENIED, GONE, NOT_FOUND, PATIENT, REWARD_BYTES, TRANSIENT, redact
+from pipeline.core import network, progress
 from pipeline.core.errors import InputError, NetworkError
+from pipeline.core.network import DENIED, GONE, NOT_FOUND, PATIENT, REWARD_BYTES, TRANSIENT, redact
 from pipeline.oci.auth import DOCKER_HUB, Authorizer, Scope
 from pipeline.oci.faults import NotThereError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import IO, Self
+    from collections.abc import Callable, Iterator
+    from typing import Self
 
     from pipeline.oci.options import RegistryOptions
 
 T = TypeVar("T")
 CONNECTIONS = 16
-BLOCK = 1024**2
 UNAUTHORIZED = 401
 WHOLE = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})  # requests that do the same when they are sent twice
 LOGIN = "name a file with credentials for this registry: 'podman login --authfile FILE HOST' writes one"
@@ -61,7 +60,7 @@ class Policy(urllib3.Retry):
 
     def new(self, **kwargs: Any) -> Self:  # noqa: ANN401
         """Return a copy with changes."""
-        return super().new(**{"deadline": self.deadline, "begun": self.begun} | kwargs)
+        return super().new(**{"deadline": self.deadline, "begun": self.begun, **kwargs})
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """Return the policy for the next attempt, or raise if there is to be none."""
@@ -102,10 +101,25 @@ class _Session(requests.Session):
             prepared_request.headers.pop("Authorization", None)
 
 
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Send files in larger blocks than 16 KiB."""
-        super().init_poolmanager(*args, **kwargs | {"blocksize": BLOCK})
+class Body:
+    """The body of a request that is too large for memory, in blocks, each sent as it comes.
+
+    requests sends it with its length and not in HTTP chunks, as it has one; what it iterates over decides how much is
+    sent at once, not the version of urllib3.
+
+    Args:
+        blocks: begins to read.
+        size: bytes of all blocks.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterator[bytes]], size: int) -> None:
+        self._blocks, self._size = blocks, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blocks()
 
 
 class Wire:
@@ -134,7 +148,7 @@ class Wire:
     def _session(self, retries: int) -> requests.Session:
         session = _Session()
         session.headers.update({"Accept-Encoding": "identity", "User-Agent": "node-images"})
-        adapter = _Adapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS, max_retries=self._policy(retries))
+        adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS, max_retries=self._policy(retries))
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session
@@ -167,7 +181,7 @@ class Wire:
         url = urllib.parse.urljoin(response.url, found)
         # A registry behind a proxy may not know that it is reached by TLS.
         is_secure = self._base.startswith("https:")
-        return "https" + url.removeprefix("http") if is_secure and url.startswith("http:") else url
+        return "https" + url[len("http") :] if is_secure and url.startswith("http:") else url
 
     def send(
         self,
@@ -176,7 +190,7 @@ class Wire:
         scope: Scope,
         *,
         headers: dict[str, str] | None = None,
-        body: bytes | Callable[[], IO[bytes]] | None = None,
+        body: bytes | Callable[[], Body] | None = None,
         stream: bool = False,
         once: bool = False,
     ) -> requests.Response:
@@ -187,7 +201,7 @@ class Wire:
             url: where to.
             scope: what it needs to be allowed.
             headers: its headers.
-            body: bytes, or what opens a file that is sent from where it stands.
+            body: bytes, or what returns the body, called again if it has to be sent again.
             stream: do not read the body of the answer.
             once: a fault is not borne here but raised at once: the caller has to look what has become of it.
 
@@ -214,13 +228,13 @@ class Wire:
         header: str | None,
         *,
         headers: dict[str, str],
-        body: bytes | Callable[[], IO[bytes]] | None,
+        body: bytes | Callable[[], Body] | None,
         stream: bool = False,
         once: bool = False,
         form: dict[str, str] | None = None,
     ) -> requests.Response:
         session = self._once if once else self._patient
-        data = body() if callable(body) else body
+        data: Any = body() if callable(body) else body  # typeshed does not know that any iterable will do
         try:
             return session.request(
                 method,
@@ -237,9 +251,6 @@ class Wire:
             self._explain(url, error)
         except (requests.RequestException, ValueError) as error:
             raise NetworkError(f"{redact(url)}: {_words(error)}", hint="check the registry's address") from error
-        finally:
-            if callable(body) and data is not None and not isinstance(data, bytes):
-                data.close()
 
     def _ask_token(
         self, method: str, url: str, headers: dict[str, str], form: dict[str, str] | None
@@ -252,7 +263,8 @@ class Wire:
 
     def _explain(self, url: str, error: Exception) -> NoReturn:
         """Say why a connection failed."""
-        if fault := _tls_fault(error):
+        fault = _tls_fault(error)
+        if fault:
             raise NetworkError(f"{redact(url)}: {fault[0]}", hint=fault[1]) from error
         raise BrokenError(f"{redact(url)}: {_words(error)}", hint=UNREACHABLE) from error
 
@@ -336,12 +348,12 @@ def _authorities(options: RegistryOptions) -> str | bool:
         return False
     if options.ca is not None:
         return str(options.ca)
-    return download.authorities()  # the system's, where a company's authority is
+    return network.authorities()  # the system's, where a company's authority is
 
 
 def _tls_fault(error: BaseException) -> tuple[str, str] | None:
     """Return what is wrong with the other side's TLS, and a hint, if that is what is wrong."""
-    for cause in download.causes(error):
+    for cause in network.causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the registry's certificate is not trusted: {cause.verify_message}", AUTHORITY
         if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
@@ -351,6 +363,6 @@ def _tls_fault(error: BaseException) -> tuple[str, str] | None:
 
 def _words(error: BaseException) -> str:
     """Say why, in the words of the system rather than of the libraries around it."""
-    found = list(download.causes(error))
+    found = list(network.causes(error))
     said = [str(cause.strerror) for cause in found if isinstance(cause, OSError) and cause.strerror]
     return said[0] if said else str(found[-1]) or type(found[-1]).__name__

@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import download, progress
-from pipeline.core.download import Patience
 from pipeline.core.errors import InputError, NetworkError, StorageError
+from pipeline.core.network import Patience, redact
 
 REPOSITORY = Path(__file__).parents[2]
 CONTENT = random.Random(7).randbytes(1_500_000)  # noqa: S311 - just bytes
@@ -723,7 +723,7 @@ def test_credentials_never_show(site: Site, tmp_path: Path) -> None:
     ],
 )
 def test_redact(url: str, shown: str) -> None:
-    assert download.redact(url) == shown
+    assert redact(url) == shown
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core import download
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
+from pipeline.core.network import redact
 from pipeline.image import tree
 from pipeline.profile import RpmBase
 
@@ -81,7 +82,7 @@ def _as_url(mirror: str) -> str:
         if not path.is_dir():
             raise InputError(f"there is no directory {mirror}", hint="--mirror takes a URL or a directory")
         return f"file://{quote(str(path))}"
-    if download.redact(mirror) != mirror:
+    if redact(mirror) != mirror:
         raise InputError(
             "--mirror must not carry a password or a query", hint="put the credentials in ~/.netrc (see netrc(5))"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.core import download, process, progress
 from pipeline.core.errors import DependencyError, NetworkError, ToolError, VerificationError
+from pipeline.core.network import HASTY
 from pipeline.image import tree
 from pipeline.image.bases import indexes, rpmdb
 from pipeline.image.bases.repositories import Repository
@@ -135,7 +136,7 @@ def _files(base: RpmBase, repositories: Sequence[Repository], workspace: Path) -
     for number, url in enumerate(base.keys):
         target = workspace / f"key-{number}"
         try:
-            download.fetch(url, target, patience=download.HASTY)
+            download.fetch(url, target, patience=HASTY)
         except NetworkError as error:  # the keys may be in a package, too
             progress.log(f"{error.message}; other places are tried")
             continue

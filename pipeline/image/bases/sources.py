@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import download, process
 from pipeline.core.errors import DependencyError, InputError
+from pipeline.core.network import redact
 from pipeline.profile import DebBase
 
 
@@ -63,7 +64,7 @@ def _machine_sources() -> dict[str, str]:
     printed = process.run(["apt-get", "update", "--print-uris"], capture=True, what="asking apt for its sources").stdout
     found: dict[str, str] = {}
     for uri, suite in re.findall(r"^'(\S+?/)dists/(\S+)/InRelease'", printed, re.MULTILINE):
-        if download.redact(uri) != uri:
+        if redact(uri) != uri:
             raise InputError(
                 f"this machine's apt source for {suite} carries a password", hint="put it in /etc/apt/auth.conf instead"
             )
@@ -72,7 +73,7 @@ def _machine_sources() -> dict[str, str]:
 
 
 def _on_mirror(mirror: str, suite: str) -> Source:
-    if download.redact(mirror) != mirror:
+    if redact(mirror) != mirror:
         raise InputError(
             "--mirror must not carry a password or a query", hint="put the credentials in ~/.netrc (see netrc(5))"
         )
