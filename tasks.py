@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from invoke.tasks import task
 from pipeline.core.console import command
 
 if TYPE_CHECKING:
+    from pipeline.bundle import ImageList, Options
     from pipeline.core.arch import Architecture
     from pipeline.image import Plan
     from pipeline.installer import Source
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 PROFILES = str(ROOT / "osprofiles")
 OVERLAYS, BUILD, INSTALLER = ROOT / "overlays", ROOT / "build", ROOT / "installer-image"
+BUNDLES = BUILD / "bundles"
 WHICH = {
     "os": "operating system, one of the profiles (default: debian)",
     "release": "one of its releases (default: the profile's)",
@@ -462,6 +465,371 @@ def cluster_render(_context: Context, spec: str = "cluster.yaml", out: str = "")
     print(installer.render(site, Path(out) if out else BUILD / "clusters" / site.cluster.name).text())
 
 
+# --- bundle.*
+
+IMAGES = "file that lists the images, see docs/bundles.md (default: images.yaml)"
+FROM_RELEASE = "HOST/PATH:TAG of an OpenShift-style release payload: it, and every image that it names"
+WHAT = {"images": IMAGES, "from-release": FROM_RELEASE}
+MAKE = {
+    "name": "name of the new bundle, such as v1.2.0",
+    "store": "plain: any OCI tool reads it; lean: the same blobs much smaller (default: plain)",
+    "volume-size": "cut it into volumes of at most so many bytes, such as 2G (default: one volume)",
+    "chunk-size": "also write chunks.json: hashes of such parts of each volume, for portals that take parts",
+    "key": "private key that signs it: EC P-256, PEM; BUNDLE_KEY_PASSWORD is its password",
+}
+BUNDLE = "its directory, one of its volumes, or its name below build/bundles/"
+BASE = "bundle that the site has: " + BUNDLE + "; may be given several times"
+PINNED = "public key that the bundle must be signed with"
+TO = "where to: HOST[:PORT][/PREFIX]"
+
+
+def _bundle_path(name: str) -> Path:
+    return Path(name) if "/" in name or Path(name).exists() else BUNDLES / name
+
+
+def _images(images: str, from_release: str, reach: RegistryOptions) -> ImageList:
+    from pipeline import bundle, oci
+
+    if from_release:
+        reference, store = oci.Reference.parse(from_release), oci.Layout.create(BUNDLES / bundle.STORE)
+        return bundle.read_release(reference, bundle.registries(reach), store)
+    return bundle.read_images(Path(images))
+
+
+def _making(store: str, volume_size: str, chunk_size: str, key: str) -> Options:
+    from pipeline import bundle
+    from pipeline.core.units import parse_size
+
+    return bundle.Options(
+        out=BUNDLES,
+        store=store,
+        volume_size=parse_size(volume_size) if volume_size else None,
+        chunk_size=parse_size(chunk_size) if chunk_size else None,
+        key=Path(key) if key else None,
+        password=environ.get("BUNDLE_KEY_PASSWORD", ""),
+    )
+
+
+def _at_the_site(command: str, bundle: str, **options: str | bool) -> None:
+    """Do what bundle.pyz does: both are one program."""
+    from pipeline import bundle as room
+
+    words = [command, str(_bundle_path(bundle))]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])] if value else []
+    room.main(words, str(BUNDLES))
+
+
+@task(help=REACH | WHAT | MAKE)
+@command
+def bundle_pack(
+    _context: Context,
+    name: str = "",
+    images: str = "images.yaml",
+    from_release: str = "",
+    store: str = "plain",
+    volume_size: str = "",
+    chunk_size: str = "",
+    key: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Pack container images for a site without internet: build/bundles/<name>/.
+
+    Example: ./invoke bundle.pack --images images.yaml --name v1.2.0 --volume-size 2G
+    """
+    from pipeline import bundle
+    from pipeline.core import progress
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    options = _making(store, volume_size, chunk_size, key)
+    with progress.session(BUILD / "logs/bundle-pack.log"):
+        listed = _images(images, from_release, reach)
+        with bundle.pack(listed, name, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
+            print(bundle.outcome(packed))
+
+
+@task(iterable=["base"], help=REACH | WHAT | MAKE | {"base": BASE})
+@command
+def bundle_patch(
+    _context: Context,
+    base: list[str],
+    name: str = "",
+    images: str = "images.yaml",
+    from_release: str = "",
+    store: str = "plain",
+    volume_size: str = "",
+    chunk_size: str = "",
+    key: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Pack what is new or changed against bundles that the site has.
+
+    Example: ./invoke bundle.patch --base v1.2.0 --images images.yaml --name v1.2.1
+    """
+    from pipeline import bundle
+    from pipeline.core import progress
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    options = _making(store, volume_size, chunk_size, key)
+    with progress.session(BUILD / "logs/bundle-patch.log"), bundle.opened(map(_bundle_path, base)) as bases:
+        listed = _images(images, from_release, reach)
+        with bundle.patch(listed, name, bases, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
+            print(bundle.outcome(packed))
+
+
+@task(iterable=["base"], help=REACH | WHAT | MAKE | {"base": BASE})
+@command
+def bundle_upgrade(
+    _context: Context,
+    base: list[str],
+    name: str = "",
+    images: str = "images.yaml",
+    from_release: str = "",
+    store: str = "plain",
+    volume_size: str = "",
+    chunk_size: str = "",
+    key: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Pack a whole new set of images, without the layers that bundles at the site have brought.
+
+    Example: ./invoke bundle.upgrade --base v1.2.0 --images images.yaml --name v1.3.0
+    """
+    from pipeline import bundle
+    from pipeline.core import progress
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    options = _making(store, volume_size, chunk_size, key)
+    with progress.session(BUILD / "logs/bundle-upgrade.log"), bundle.opened(map(_bundle_path, base)) as bases:
+        listed = _images(images, from_release, reach)
+        with bundle.upgrade(listed, name, bases, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
+            print(bundle.outcome(packed))
+
+
+@task(
+    iterable=["bundle"], help=MAKE | {"bundle": BUNDLE + "; a full one first, then patches and upgrades in their order"}
+)
+@command
+def bundle_compose(
+    _context: Context,
+    bundle: list[str],
+    name: str = "",
+    store: str = "plain",
+    volume_size: str = "",
+    chunk_size: str = "",
+    key: str = "",
+) -> None:
+    """Make one full bundle of a full one and its patches; nothing is fetched.
+
+    Example: ./invoke bundle.compose --bundle v1.2.0 --bundle v1.2.1 --name v1.2.1-full
+    """
+    from pipeline import bundle as room
+    from pipeline.core import progress
+
+    options = _making(store, volume_size, chunk_size, key)
+    paths = map(_bundle_path, bundle)
+    log = BUILD / "logs/bundle-compose.log"
+    with (
+        progress.session(log),
+        room.opened(paths) as archives,
+        room.compose(archives, name, options) as packed,
+    ):
+        print(room.outcome(packed))
+
+
+@task(positional=["old", "new"], help={"old": BUNDLE, "new": "the newer one", "json": "as JSON"})
+@command
+def bundle_diff(_context: Context, old: str, new: str, json: bool = False) -> None:
+    """Show how two bundles differ: images, layers, attachments.
+
+    Example: ./invoke bundle.diff v1.2.0 v1.2.1
+    """
+    from pipeline import bundle
+
+    found = bundle.diff(bundle.read(_bundle_path(old)), bundle.read(_bundle_path(new)))
+    print(found.to_json() if json else found.text())
+
+
+@task(
+    help=REACH
+    | WHAT
+    | {
+        "registry": "HOST[:PORT]: all that it holds, in place of a list",
+        "sample": "look for what lean would save in so much of the layers (default: 256M)",
+        "json": "as JSON",
+    }
+)
+@command
+def bundle_probe(
+    _context: Context,
+    images: str = "images.yaml",
+    from_release: str = "",
+    registry: str = "",
+    sample: str = "256M",
+    json: bool = False,
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Find out which program compressed each layer, and what a lean bundle would save.
+
+    Example: ./invoke bundle.probe --registry registry.hq.example:5000
+    """
+    from pipeline import bundle
+    from pipeline.core import progress
+    from pipeline.core.units import parse_size
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    with progress.session(BUILD / "logs/bundle-probe.log"):
+        listed = bundle.everything_in(registry, reach) if registry else _images(images, from_release, reach)
+        found = bundle.probe(listed, bundle.registries(reach), BUNDLES / bundle.STORE, sample=parse_size(sample))
+        print(found.to_json() if json else found.text())
+
+
+@task(iterable=["base"], help=REACH | WHAT | {"base": BASE, "volume-size": MAKE["volume-size"]})
+@command
+def bundle_plan(
+    _context: Context,
+    base: list[str],
+    images: str = "images.yaml",
+    from_release: str = "",
+    volume_size: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Forecast a bundle's size and times, from the manifests alone.
+
+    Example: ./invoke bundle.plan --images images.yaml --base v1.2.0 --volume-size 2G
+    """
+    from pipeline import bundle
+    from pipeline.core.units import parse_size
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    bases = [bundle.read(_bundle_path(one)) for one in base]
+    volume = parse_size(volume_size) if volume_size else None
+    listed = _images(images, from_release, reach)
+    print(bundle.forecast(listed, bundle.registries(reach), bases, volume_size=volume).text())
+
+
+@task(positional=["bundle"], help={"bundle": BUNDLE, "key": PINNED})
+@command
+def bundle_list(_context: Context, bundle: str, key: str = "") -> None:
+    """List what is in a bundle: images, platforms, volumes, and what the site must have.
+
+    Example: ./invoke bundle.list v1.2.0
+    """
+    _at_the_site("list", bundle, key=key)
+
+
+@task(positional=["bundle"], help={"bundle": BUNDLE, "key": PINNED})
+@command
+def bundle_verify(_context: Context, bundle: str, key: str = "") -> None:
+    """Read all of a bundle and compare it with its hashes; needs no network.
+
+    Example: ./invoke bundle.verify v1.2.0 --key bundle.pub
+    """
+    _at_the_site("verify", bundle, key=key)
+
+
+@task(positional=["bundle"], help={"bundle": BUNDLE, "to": "directory of the OCI image layout", "key": PINNED})
+@command
+def bundle_expand(_context: Context, bundle: str, to: str = "", key: str = "") -> None:
+    """Make an OCI image layout of a bundle, for other tools; of a patch, where its base was expanded.
+
+    Example: ./invoke bundle.expand v1.2.0 --to /srv/layout
+    """
+    _at_the_site("expand", bundle, to=to, key=key)
+
+
+@task(
+    positional=["bundle"],
+    help=REACH
+    | {
+        "bundle": BUNDLE,
+        "to": TO,
+        "key": PINNED,
+        "parallel": "transfers at a time (default: 4)",
+        "state": "directory of the journal, and of what prune needs (default: below XDG_STATE_HOME)",
+        "site-files": "directory for what nodes need: hosts.toml, registries.conf, IDMS and ITMS (default: beside it)",
+        "dry-run": "print what would be done and stop",
+    },
+)
+@command
+def bundle_sync(
+    _context: Context,
+    bundle: str,
+    to: str = "",
+    key: str = "",
+    parallel: int = 0,
+    state: str = "",
+    site_files: str = "",
+    dry_run: bool = False,
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Bring a bundle's images into the site's registry, and write what its nodes need; run again, it goes on.
+
+    Example: ./invoke bundle.sync v1.2.0 --to registry.site.example:5000 --ca ca.pem
+    """
+    _at_the_site(
+        "sync", bundle, to=to, key=key, parallel=str(parallel or ""), state=state, site_files=site_files, ca=ca,
+        auth_file=auth_file, dry_run=dry_run, insecure=insecure, plain_http=plain_http,
+    )  # fmt: skip
+
+
+@task(
+    iterable=["old", "keep"],
+    help=REACH
+    | {
+        "to": "the site's registry: HOST[:PORT][/PREFIX]",
+        "old": "bundle that is no longer needed: its directory, name, or bundle.json; may be given several times",
+        "keep": "bundle that is in use; may be given several times",
+        "dry-run": "print what would be removed and stop",
+    },
+)
+@command
+def bundle_prune(
+    _context: Context,
+    old: list[str],
+    keep: list[str],
+    to: str = "",
+    dry_run: bool = False,
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Remove from the site's registry what only older bundles needed.
+
+    Example: ./invoke bundle.prune --to registry.site.example:5000 --old v1.2.0 --keep v1.3.0 --dry-run
+    """
+    from pipeline import bundle
+    from pipeline.core import progress
+
+    reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    target = bundle.Target.parse(to, reach, bundle.state_directory())
+    olds, kept = ([bundle.read(_bundle_path(one)) for one in names] for names in (old, keep))
+    with progress.session(BUILD / "logs/bundle-prune.log"):
+        plan = bundle.plan_prune(olds, kept, target.registry, target.prefix)
+        print(plan.text())
+        if not dry_run:
+            print(bundle.prune(plan, target.registry).text())
+
+
 # --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
 
 ns = Collection(build, matrix, doctor, list_images, verify, shell, inspect, clean, test, lint, benchmark)
@@ -469,3 +837,10 @@ ns.add_collection(
     Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)
 )
 ns.add_collection(Collection("cluster", render=cluster_render))
+ns.add_collection(
+    Collection(
+        "bundle", pack=bundle_pack, patch=bundle_patch, upgrade=bundle_upgrade, compose=bundle_compose,
+        diff=bundle_diff, probe=bundle_probe, plan=bundle_plan, list=bundle_list, verify=bundle_verify,
+        expand=bundle_expand, sync=bundle_sync, prune=bundle_prune,
+    )
+)  # fmt: skip
