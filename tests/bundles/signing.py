@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import oci
@@ -87,3 +89,16 @@ def refer(layout: oci.Layout, subject: oci.Descriptor) -> tuple[Attached, Attach
     tag = subject.digest.replace(":", "-")
     fallback = layout.put_manifest(index, oci.OCI_INDEX)
     return Attached(None, artifact, subject.digest), Attached(tag, fallback, subject.digest)
+
+
+def check(registry: oci.Registry, repository: str, tag: str, public_key: Path) -> None:
+    """Check what lies under a tag ``sha256-<hex>.sig`` as cosign does: by key, over the payload, for that digest."""
+    _, data = registry.get_manifest(repository, tag)
+    (layer,) = json.loads(data)["layers"]
+    payload = io.BytesIO()
+    registry.get_blob(repository, layer["digest"], payload)
+    key = serialization.load_pem_public_key(public_key.read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    key.verify(base64.b64decode(layer["annotations"][SIGNATURE]), payload.getvalue(), ec.ECDSA(hashes.SHA256()))
+    signed = json.loads(payload.getvalue())["critical"]["image"]["docker-manifest-digest"]
+    assert signed == tag.removesuffix(".sig").replace("-", ":", 1)
