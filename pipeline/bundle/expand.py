@@ -174,7 +174,7 @@ class _Expansion:
 
     def __init__(self, archive: Archive, layout: Layout, tell: Tell | None) -> None:
         self._archive, self._layout, self._tell = archive, layout, tell
-        self._crew = Crew(len(os.sched_getaffinity(0)))
+        self._crew = Crew(os.cpu_count() or 1)
         self._done, self._total = 0, 0
         self.written: list[int] = []
         self.there = 0
