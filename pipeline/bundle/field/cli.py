@@ -1,8 +1,9 @@
-"""The command line of ``bundle.pyz``: ``python3 bundle.pyz list|verify|expand|sync``."""
+"""The command line of ``bundle.pyz``: ``python3 bundle.pyz list|verify|expand|sync``; headquarters have the same."""
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import io
 import os
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.bundle.archive import Archive
-    from pipeline.bundle.sync_plan import Target
     from pipeline.oci import RegistryOptions
 
 # What a command needs is imported when it runs: out of a zip file that takes its time.
@@ -33,18 +33,20 @@ EXAMPLES = {
     "expand": "python3 bundle.pyz expand --to /data/images",
     "sync": "python3 bundle.pyz sync --to registry.site.example:5000/mirror --ca ca.pem --auth-file auth.json",
 }
+THREADED = {"verify", "expand", "sync"}
 PARALLEL = 4
 TELL_SECONDS = 5.0  # between two lines about one long piece of work
 GRACE_SECONDS = 3.0  # that threads get to end when the user interrupts
 GONE = 141  # exit code when who reads our output has gone, as a shell reports SIGPIPE
 
 
-def main(argv: Sequence[str], folder: str) -> int:
+def main(argv: Sequence[str], folder: str, prepare: Callable[[], None] = lambda: None) -> int:
     """Run one command.
 
     Args:
         argv: the words after the program's name.
         folder: directory that the program lies in: the bundle's, unless another one is named.
+        prepare: called before work that threads share.
 
     Returns:
         0; everything else leaves by SystemExit, with the codes of :mod:`pipeline.core.errors`.
@@ -57,6 +59,8 @@ def main(argv: Sequence[str], folder: str) -> int:
             options = _parser(say, folder).parse_args(argv)
         if options.command is None:
             raise InputError("no command is given", hint=f"see: python3 {PROGRAM} --help")
+        if options.command in THREADED:
+            prepare()
         with progress.session():
             COMMANDS[options.command](say, options)
     return 0
@@ -97,7 +101,8 @@ def _expand(say: Messages, options: argparse.Namespace) -> None:
 
     with _opened(options) as archive:
         with progress.step(say("expanding", name=archive.bundle.name, to=options.to)):
-            expand(archive, options.to, _teller(say))
+            summary = expand(archive, options.to, _teller(say))
+        _print(summary.text())
         _print(say("expanded", name=archive.bundle.name, to=options.to))
 
 
@@ -107,7 +112,7 @@ def _sync(say: Messages, options: argparse.Namespace) -> None:
     from pipeline.bundle.sync_plan import Target, make_plan
 
     target = Target.parse(options.to, _registry_options(options), options.state)
-    with _opened_beside(target, options) as archive:
+    with _opened(options) as archive:
         with progress.step(say("planning", host=target.registry.host)):
             plan = make_plan(archive, target)
         _print(plan.text())
@@ -120,19 +125,16 @@ def _sync(say: Messages, options: argparse.Namespace) -> None:
         _print(say("synced", name=archive.bundle.name, host=options.to))
         out = options.site_files or target.state / "site-files"
         _print(say("written"))
-        for path in site_files.write(archive.bundle, target.registry.host, target.prefix, out, options.ca):
+        for path in site_files.write(
+            archive.bundle,
+            target.registry.host,
+            target.prefix,
+            out,
+            options.ca,
+            plain_http=options.plain_http,
+            insecure=options.insecure,
+        ):
             _print(f"  {path}")
-
-
-def _opened_beside(target: Target, options: argparse.Namespace) -> Archive:
-    """Open a bundle; if it is a patch, what it was made against is read from the site's registry."""
-    from pipeline.bundle.archive import Archive
-    from pipeline.bundle.sources import RegistrySource
-
-    with _opened(options) as archive:
-        needed = archive.bundle.base.digests
-    places = {one.digest: tuple(map(target.repository, one.repositories)) for one in needed}
-    return Archive.open(options.bundle, key=options.key, base=RegistrySource(target.registry, places))
 
 
 def _registry_options(options: argparse.Namespace) -> RegistryOptions:
@@ -256,16 +258,18 @@ def _end_soon_when_interrupted(say: Messages) -> None:
         timer.start()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupted)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def _speak_unicode() -> None:
     """Let our output hold any letter: Python 3.6 takes a locale of the C kind for ASCII, and would fail at 现场."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
+        known = codecs.lookup(stream.encoding).name if stream is not None else "utf-8"
+        if known == "utf-8":
             continue
-        encoding = "utf-8" if stream.encoding.lower() in {"ascii", "ansi_x3.4-1968", "us-ascii"} else stream.encoding
+        encoding = "utf-8" if known == "ascii" else known
         wrapped = io.TextIOWrapper(stream.detach(), encoding, "backslashreplace", line_buffering=True)
         setattr(sys, name, wrapped)
 

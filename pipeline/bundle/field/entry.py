@@ -3,7 +3,9 @@
 # ruff: noqa: PTH100, PTH118, PTH120, RUF001 - Chinese has its own punctuation
 # Python 2 must be able to read this file, or it could not say what is needed.
 
+import importlib
 import os
+import pkgutil
 import sys
 
 TOO_OLD = (
@@ -24,7 +26,20 @@ def main() -> int:
     sys.path.append(os.path.join(here, "backports"))  # the interpreter's own come first
     from pipeline.bundle.field import cli
 
-    return cli.main(sys.argv[1:], os.path.dirname(here))
+    return cli.main(sys.argv[1:], os.path.dirname(here), load)
+
+
+def load() -> None:
+    """Import everything that this file carries and that is imported where it is used.
+
+    Up to Python 3.9, two threads that import one module out of a zip file at once may see half of it: nothing tells the
+    second one that the first is not done (zipimport has no find_spec before 3.10).
+    """
+    import pipeline
+
+    for _, name, _ in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
+        importlib.import_module(name)
+    importlib.import_module("idna")  # requests imports it for the names of some hosts
 
 
 if __name__ == "__main__":
