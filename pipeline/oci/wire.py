@@ -52,7 +52,10 @@ class BrokenError(Exception):
 
 
 class Policy(urllib3.Retry):
-    """urllib3's policy with an end in time, and without vain repetition where TLS is not to be had."""
+    """urllib3's policy with an end in time, and without vain repetition where TLS is not to be had.
+
+    The longest pause is kept here, as urllib3 1.26, which bundle.pyz has, cannot be told it.
+    """
 
     def __init__(self, *args: Any, deadline: float, begun: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -76,9 +79,14 @@ class Policy(urllib3.Retry):
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
         """Return the pause that a server asks for; None if it does not, or says it in no known way."""
         try:
-            return super().get_retry_after(response)
+            asked = super().get_retry_after(response)
         except InvalidHeader:
             return None
+        return None if asked is None else min(asked, PATIENT.longest_pause)
+
+    def get_backoff_time(self) -> float:
+        """Return the pause of our own choice."""
+        return min(super().get_backoff_time(), PATIENT.longest_pause)
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,6 @@ class Wire:
             allowed_methods=WHOLE,
             status_forcelist=TRANSIENT,
             backoff_factor=self._options.backoff,
-            backoff_max=PATIENT.longest_pause,
-            retry_after_max=int(PATIENT.longest_pause),
             raise_on_status=False,
             deadline=self._options.deadline,
         )
