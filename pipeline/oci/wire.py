@@ -360,8 +360,10 @@ def _authorities(options: RegistryOptions) -> str | bool:
 def _tls_fault(error: BaseException) -> tuple[str, str] | None:
     """Return what is wrong with the other side's TLS, and a hint, if that is what is wrong."""
     for cause in network.causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the registry's certificate is not trusted: {cause.verify_message}", AUTHORITY
+        # Python 3.6 has a plain SSLError with that reason, and a CertificateError without a message of its own.
+        if isinstance(cause, ssl.CertificateError) or getattr(cause, "reason", "") == "CERTIFICATE_VERIFY_FAILED":
+            words = getattr(cause, "verify_message", cause)
+            return f"the registry's certificate is not trusted: {words}", AUTHORITY
         if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
             return "no TLS is spoken there", SPEAKS_PLAIN
     return None
