@@ -29,6 +29,7 @@ from pipeline.bundle.codec import Codec, Encoder
 from pipeline.bundle.images import ImageList, Wanted
 from pipeline.bundle.pack import pack
 from pipeline.core.cache import cache_root
+from pipeline.core.errors import DependencyError
 from pipeline.oci import Descriptor, Reference, Registry, RegistryOptions
 from tests.integration import registries
 from tests.integration.packed import Maker, cosign_tag, noise
@@ -226,6 +227,25 @@ def test_bad_input_ends_with_a_hint(
     assert "Traceback" not in done.stderr
 
 
+def test_a_registry_that_is_not_trusted_or_does_not_trust_is_named(
+    python: Interpreter, packed: Packed, site: Served, tmp_path: Path
+) -> None:
+    pyz, words = packed.bundles["plain"] / "bundle.pyz", ["sync", "--to", site.host, "--state", str(tmp_path)]
+    said = python.run(pyz, *words, code=6, LANG="zh_CN.UTF-8").stderr
+    assert "网络或镜像仓库故障：" in said
+    assert "the registry's certificate is not trusted" in said
+    wrong = registries.auth_file(tmp_path / "auth.json", site.host, password="wrong")
+    said = python.run(pyz, *words, "--ca", str(site.ca), "--auth-file", str(wrong), code=6).stderr
+    assert f"error: {site.host}" in said
+    assert "401" in said
+
+
+def test_a_machine_without_authorities_is_asked_for_one(packed: Packed, site: Served) -> None:
+    python = Interpreter((str(CPYTHON), "-I", "-S"), {"SSL_CERT_FILE": "/nowhere", "SSL_CERT_DIR": "/nowhere"})
+    pyz = packed.bundles["plain"] / "bundle.pyz"
+    assert "\nhint: name the certificate" in python.run(pyz, "sync", "--to", site.host, code=2).stderr
+
+
 def test_help_speaks_both_languages(python: Interpreter, packed: Packed) -> None:
     pyz = packed.bundles["plain"] / "bundle.pyz"
     for command in ("list", "verify", "expand", "sync"):
@@ -264,3 +284,34 @@ def test_an_interrupt_ends_it_at_once(packed: Packed, tmp_path: Path) -> None:
     assert child.returncode == 130
     assert "已中断。" in said
     assert "error: interrupted" in said
+
+
+# --- what it is made of cannot be had
+
+
+def test_packages_that_cannot_be_fetched_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # an empty cache
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(helper, "build", _no_helper)
+    with pytest.raises(DependencyError) as failed:
+        field.build(tmp_path / "bundle.pyz")
+    assert "No matching distribution found" in failed.value.message
+    assert "vendor.txt" in failed.value.hint
+    assert not (tmp_path / "bundle.pyz").exists()
+
+
+def _no_helper(_cache: Path) -> dict[object, Path]:
+    raise DependencyError("there is no Go on this machine", hint="install Go")
+
+
+def test_without_go_it_is_made_without_the_helper(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Packed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(helper, "build", _no_helper)
+    pyz = field.build(tmp_path / "bundle.pyz")
+    assert "bundle.pyz is made without the helper, so lean bundles cannot be made" in capfd.readouterr().err
+    python = Interpreter((str(CPYTHON), "-I", "-S"), {})
+    python.run(pyz, "verify", packed.bundles["plain"])
+    assert "\nhint: " in python.run(pyz, "verify", packed.bundles["lean"], code=7).stderr

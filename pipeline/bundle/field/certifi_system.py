@@ -7,9 +7,11 @@ this path when it is imported, and uses it only where nobody told it what to bel
 
 from __future__ import annotations
 
+import os
 import ssl
 
 
 def where() -> str:
     """Return the file of the system's authorities; there may be none."""
-    return ssl.get_default_verify_paths().openssl_cafile
+    paths = ssl.get_default_verify_paths()
+    return os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile)

@@ -142,6 +142,9 @@ def _registry_options(options: argparse.Namespace) -> RegistryOptions:
 
     if options.parallel < 1:
         raise InputError(f"--parallel {options.parallel}: not a number of blobs", hint="name 1 or more")
+    if not (options.ca or options.insecure or options.plain_http or _has_authorities()):
+        hint = "name the certificate of the authority that signed for the registry with --ca"
+        raise InputError("this machine has no certificates of authorities", hint=hint)
     return RegistryOptions(
         ca=options.ca,
         insecure_tls=options.insecure,
@@ -149,6 +152,16 @@ def _registry_options(options: argparse.Namespace) -> RegistryOptions:
         auth_file=options.auth_file or find_auth_file(),
         parallel=options.parallel,
     )
+
+
+def _has_authorities() -> bool:
+    """Return whether requests finds certificates that it may believe; without any it raises what nobody expects."""
+    import requests
+
+    from pipeline.core import network
+
+    named = any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+    return named or network.authorities() is not True or Path(requests.utils.DEFAULT_CA_BUNDLE_PATH).is_file()
 
 
 COMMANDS: dict[str, Callable[[Messages, argparse.Namespace], None]] = {
