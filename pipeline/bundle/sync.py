@@ -84,7 +84,7 @@ def sync(archive: Archive, target: Target, plan: SyncPlan | None = None, *, imag
     """Bring everything of a bundle that is not there into the site's registry. Run again, it goes on.
 
     Args:
-        archive: the bundle; of a patch made with ``lean``, opened with the registry as its base.
+        archive: the bundle; what a lean patch is made from is read back from the registry.
         target: where it goes.
         plan: what :func:`make_plan` found; it is asked if not given.
         images: how many images are worked on at once.
@@ -99,12 +99,13 @@ def sync(archive: Archive, target: Target, plan: SyncPlan | None = None, *, imag
         if plan is None or notes.has_waited:
             with progress.step("ask the registry what it lacks"):
                 plan = make_plan(archive, target)
-        work = _Sync(archive, target, plan, notes)
         waiting = [one for one in plan.images if not one.is_done]
-        if waiting:
-            with progress.step(f"sync {len(waiting)} images"):
-                work.run(waiting, images)
-                progress.remark(f"{work.meter.sent / MB:.1f} MB sent")
+        with archive.based_on(RegistrySource(target.registry, plan.found)) as opened:
+            work = _Sync(opened, target, plan, notes)
+            if waiting:
+                with progress.step(f"sync {len(waiting)} images"):
+                    work.run(waiting, images)
+                    progress.remark(f"{work.meter.sent / MB:.1f} MB sent")
     uploaded, mounted = work.moved(UPLOADED), work.moved(MOUNTED)
     return SyncSummary(
         images=len(plan.images),
@@ -126,7 +127,7 @@ class _Sync:
         self._archive, self._registry, self._notes = archive, target.registry, notes
         self._referrers, self._listing = Referrers(target.registry, archive), threading.Lock()
         self._places: dict[str, list[str]] = {digest: list(found) for digest, found in plan.found.items()}
-        self._base = RegistrySource(target.registry, plan.found)
+        self._base = RegistrySource(target.registry, plan.found)  # where mounting is refused
         self._crew = Crew(target.registry.options.parallel)
         self._moving: dict[tuple[str, str], list[int]] = {}  # on its way into a repository, and which images wait
         self._asking: dict[str, list[tuple[Descriptor, str]]] = {}  # a blob that is sent, and who wants it mounted

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,6 +65,10 @@ class Place:
         words = ["sync", "--to", f"{self.site.host}/{prefix}", *self.reach, "--state", str(state), "--lang", "en"]
         return [sys.executable, "-I", "-S", str(bundle / "bundle.pyz"), *words]
 
+    def has_blobs(self, prefix: str) -> bool:
+        """Whether the site's registry has taken a first blob below a prefix."""
+        return any((self.site.root / "docker/registry/v2/repositories" / prefix).glob("*/*/_layers/sha256/*/link"))
+
     def client(self) -> Registry:
         """Return a client of the site's registry."""
         return Registry(self.site.host, RegistryOptions(ca=self.site.ca, auth_file=self.site.auth_file))
@@ -89,7 +94,8 @@ def full(place: Place) -> dict[str, str]:
     for store in ("plain", "lean"):
         names[store] = f"v1-{store}"
         listed = place.list_images(V1)
-        words: list[str | Path] = ["--images", listed, "--name", names[store], "--store", store, "--volume-size", VOLUME, "--plain-http"]
+        words: list[str | Path] = ["--images", listed, "--name", names[store], "--store", store]
+        words += ["--volume-size", VOLUME, "--plain-http"]
         place.checkout.invoke("bundle.pack", *words)
     return names
 
@@ -124,7 +130,8 @@ def test_a_full_bundle_whose_sync_is_killed(place: Place, full: dict[str, str], 
     assert "is whole" in place.checkout.invoke("bundle.verify", full[store])
     words = place.sync_words(full[store], f"full-{store}")
     with started(words) as child:
-        time.sleep(1.5)
+        while not place.has_blobs(f"full-{store}") and child.poll() is None:
+            time.sleep(0.005)
         child.kill()
     first = finished(words)
     check_at_the_site(place, f"full-{store}", V1)
@@ -153,7 +160,8 @@ def test_patches(place: Place, full: dict[str, str]) -> None:
     listed = place.list_images(V2)
     for store in ("plain", "lean"):
         name, prefix = f"v2-{store}", f"full-{store}"
-        words: list[str | Path] = ["--base", full[store], "--images", listed, "--name", name, "--store", store, "--plain-http"]
+        words: list[str | Path] = ["--base", full[store], "--images", listed, "--name", name]
+        words += ["--store", store, "--plain-http"]
         place.checkout.invoke("bundle.patch", *words)
         refused = finished(place.sync_words(name, "nobody"), code=7)
         assert "lacks" in refused
@@ -170,19 +178,18 @@ def test_patches(place: Place, full: dict[str, str]) -> None:
         check_at_the_site(place, f"composed-{store}", V2)
 
 
-def test_pulled_by_digest(place: Place, full: dict[str, str], tmp_path: Path) -> None:
+def test_pulled_by_digest(place: Place, full: dict[str, str]) -> None:
     """podman pulls what arrived, for both architectures."""
     finished(place.sync_words(full["lean"], "pulled"))
     image = place.made.image(V1[0])
     name = Reference(place.site.host, f"pulled/{image.spec.repository}", digest=image.root.digest)
-    certificates = tmp_path / "certs"
-    certificates.mkdir()
-    shutil.copy(str(place.site.ca), certificates / "ca.crt")
-    for arch in ("amd64", "arm64"):
-        podman = ["podman", "--root", str(tmp_path / arch), "--runroot", str(tmp_path / "run"), "--storage-driver=vfs"]
-        pull = ["pull", "--quiet", "--arch", arch, "--cert-dir", str(certificates), "--authfile"]
-        subprocess.run([*podman, *pull, str(place.site.auth_file), str(name)], check=True, capture_output=True)
-        shown = ["image", "inspect", "--format", "{{.Architecture}}", str(name)]
-        found = subprocess.run([*podman, *shown], check=True, capture_output=True, text=True)
-        assert found.stdout.strip() == arch
-        shutil.rmtree(tmp_path / arch)
+    with tempfile.TemporaryDirectory(prefix="podman-") as folder:  # podman wants short paths
+        (Path(folder) / "certs").mkdir()
+        shutil.copy(str(place.site.ca), f"{folder}/certs/ca.crt")
+        for arch in ("amd64", "arm64"):
+            podman = ["podman", "--root", f"{folder}/{arch}", "--runroot", f"{folder}/run", "--storage-driver=vfs"]
+            pull = ["pull", "--quiet", "--arch", arch, "--cert-dir", f"{folder}/certs", "--authfile"]
+            subprocess.run([*podman, *pull, str(place.site.auth_file), str(name)], check=True)
+            shown = ["image", "inspect", "--format", "{{.Architecture}}", str(name)]
+            found = subprocess.run([*podman, *shown], check=True, capture_output=True, text=True)
+            assert found.stdout.strip() == arch
