@@ -11,7 +11,7 @@ from pipeline.bundle import signature, tar
 from pipeline.bundle.model import LEAN, BlobSource, Bundle
 from pipeline.bundle.volumes import HEADERS, Volumes, read_head
 from pipeline.core.errors import VerificationError
-from pipeline.oci.model import Descriptor, links, matches
+from pipeline.oci import Descriptor, links, matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,12 +16,10 @@ from pipeline.bundle import tar
 from pipeline.bundle.meter import Meter
 from pipeline.bundle.model import PLAIN
 from pipeline.bundle.sources import FirstSource, FolderSource
-from pipeline.core import progress
+from pipeline.core import files, progress
 from pipeline.core.errors import InputError, VerificationError
 from pipeline.core.parallel import Crew
-from pipeline.oci import files
-from pipeline.oci.layout import Layout
-from pipeline.oci.model import OCI_INDEX, REF_NAME, Descriptor, links
+from pipeline.oci import OCI_INDEX, REF_NAME, Descriptor, Layout, links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +107,7 @@ def _check_directory(out: Path) -> None:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a name is what a killed process leaves; see :func:`pipeline.oci.files.appearing`."""
+    """Whether a name is what a killed process leaves; see :func:`pipeline.core.files.appearing`."""
     return name.startswith(".") and name.endswith(".tmp")
 
 

@@ -18,9 +18,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import progress
+from pipeline.core import files, progress
 from pipeline.core.errors import StorageError
-from pipeline.oci import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.oci.model import Descriptor, Platform, canonical, digest_of
+from pipeline.oci import Descriptor, Platform, canonical, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

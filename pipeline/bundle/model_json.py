@@ -24,8 +24,7 @@ from pipeline.bundle.model import (
     is_name,
 )
 from pipeline.core.errors import InputError
-from pipeline.oci.model import Descriptor, Platform, is_digest
-from pipeline.oci.reference import is_repository, is_tag
+from pipeline.oci import Descriptor, Platform, is_digest, is_repository, is_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,15 +11,13 @@ from pipeline.bundle.sync_referrers import entries, index_of
 from pipeline.core import progress
 from pipeline.core.errors import InputError
 from pipeline.core.parallel import each
-from pipeline.oci.faults import NotThereError
-from pipeline.oci.model import OCI_INDEX, digest_of, links
-from pipeline.oci.registry import fallback_tag
+from pipeline.oci import OCI_INDEX, NotThereError, digest_of, fallback_tag, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.bundle.model import Bundle, Image
-    from pipeline.oci.registry import Registry
+    from pipeline.oci import Registry
 
 TITLES = ("repository", "tags removed", "manifests removed", "kept")
 COLLECT = (

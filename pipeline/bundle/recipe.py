@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.bundle.codec import Encoder
 from pipeline.core.errors import InputError
-from pipeline.oci.model import canonical, is_digest
+from pipeline.oci import canonical, is_digest
 
 VERSION = 1
 RUN = 3  # numbers

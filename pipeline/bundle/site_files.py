@@ -15,10 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core import files
 from pipeline.core.errors import InputError
-from pipeline.oci import files
-from pipeline.oci.auth import DOCKER_HUB
-from pipeline.oci.reference import Reference
+from pipeline.oci import DOCKER_HUB, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,14 +7,13 @@ from typing import IO, TYPE_CHECKING
 
 from pipeline.bundle.model import BlobSource
 from pipeline.core.errors import VerificationError
-from pipeline.oci.faults import NotThereError
+from pipeline.oci import NotThereError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.oci.layout import Layout
-    from pipeline.oci.registry import Registry
+    from pipeline.oci import Layout, Registry
 
 
 class RegistrySource(BlobSource):

@@ -22,7 +22,7 @@ from pipeline.bundle.sync_referrers import Referrers
 from pipeline.core import progress
 from pipeline.core.errors import NetworkError
 from pipeline.core.parallel import Crew
-from pipeline.oci.model import links
+from pipeline.oci import links
 
 if TYPE_CHECKING:
     from typing import IO
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.bundle.journal import Journal
     from pipeline.bundle.model import BlobSource
     from pipeline.bundle.sync_plan import ImagePlan, SyncPlan, Target
-    from pipeline.oci.model import Descriptor
+    from pipeline.oci import Descriptor
 
 MB = 1e6
 IMAGES = 4

@@ -9,9 +9,7 @@ from pipeline.bundle.listing import table
 from pipeline.bundle.sync_referrers import Listing, Referrers, listings
 from pipeline.core.errors import InputError, VerificationError
 from pipeline.core.parallel import each
-from pipeline.oci.model import Descriptor, is_digest, links
-from pipeline.oci.reference import is_host, is_repository
-from pipeline.oci.registry import Registry, fallback_tag
+from pipeline.oci import Descriptor, Registry, fallback_tag, is_digest, is_host, is_repository, links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.archive import Archive
     from pipeline.bundle.model import Image, Needed
-    from pipeline.oci.options import RegistryOptions
+    from pipeline.oci import RegistryOptions
 
     Place = tuple[str, str]  # a repository of the site, and a tag or digest there
 

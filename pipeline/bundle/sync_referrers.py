@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError
-from pipeline.oci.faults import NotThereError
-from pipeline.oci.model import OCI_INDEX, Descriptor, canonical, parse_manifest
-from pipeline.oci.registry import fallback_tag
+from pipeline.oci import OCI_INDEX, Descriptor, NotThereError, canonical, fallback_tag, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pipeline.bundle.archive import Archive
     from pipeline.bundle.model import Image
-    from pipeline.oci.registry import Registry
+    from pipeline.oci import Registry
 
 
 @dataclass(frozen=True)

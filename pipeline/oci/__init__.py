@@ -1,6 +1,6 @@
 """The room of OCI images: layouts on disk, layers, and a client for registries (decisions D9 and D14)."""
 
-from pipeline.oci.auth import find_auth_file
+from pipeline.oci.auth import DOCKER_HUB, find_auth_file
 from pipeline.oci.faults import NotThereError
 from pipeline.oci.layer import LayerEntry, LayerInfo, write_layer
 from pipeline.oci.layout import Layout
@@ -20,6 +20,8 @@ from pipeline.oci.model import (
     digest_of_file,
     is_digest,
     links,
+    matches,
+    parse_manifest,
 )
 from pipeline.oci.options import RegistryOptions
 from pipeline.oci.reference import Reference, is_host, is_repository, is_tag
@@ -27,6 +29,7 @@ from pipeline.oci.registry import Referrers, Registry, fallback_tag
 from pipeline.oci.sync import PullSummary, PushSummary, pull, push
 
 __all__ = [
+    "DOCKER_HUB",
     "DOCKER_LIST",
     "DOCKER_MANIFEST",
     "OCI_CONFIG",
@@ -57,6 +60,8 @@ __all__ = [
     "is_repository",
     "is_tag",
     "links",
+    "matches",
+    "parse_manifest",
     "pull",
     "push",
     "write_layer",

@@ -13,9 +13,8 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import urllib3
 
-from pipeline.core import progress
+from pipeline.core import files, progress
 from pipeline.core.errors import NetworkError
-from pipeline.oci import files
 from pipeline.oci.auth import Scope
 from pipeline.oci.wire import TROUBLE, UNREACHABLE, BrokenError, refuse
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
+from pipeline.core import files
 from pipeline.core.errors import InputError
-from pipeline.oci import files
 from pipeline.oci.model import OCI_LAYER, Descriptor
 
 if TYPE_CHECKING:

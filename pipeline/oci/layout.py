@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core import files
 from pipeline.core.errors import InputError, VerificationError
-from pipeline.oci import files
 from pipeline.oci.model import (
     OCI_INDEX,
     Descriptor,
