@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.bundle.model import LEAN
 from pipeline.bundle.tar import blob_path
-from pipeline.core.errors import PipelineError, VerificationError
+from pipeline.core.errors import DependencyError, PipelineError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,6 +194,8 @@ def _restore(archive: Archive, blobs: Sequence[Blob], problems: list[str], tell:
                 problems += _blob_problem(archive, blob.digest, blob.size)
             else:
                 left += 1
+        except DependencyError:  # the bundle is not to blame
+            raise
         except PipelineError as error:
             problems.append(f"{blob.digest}: {error.message}")
         done += blob.size

@@ -314,4 +314,4 @@ def test_without_go_it_is_made_without_the_helper(
     assert "bundle.pyz is made without the helper, so lean bundles cannot be made" in capfd.readouterr().err
     python = Interpreter((str(CPYTHON), "-I", "-S"), {})
     python.run(pyz, "verify", packed.bundles["plain"])
-    assert "\nhint: " in python.run(pyz, "verify", packed.bundles["lean"], code=7).stderr
+    assert "\nhint: " in python.run(pyz, "verify", packed.bundles["lean"], code=DependencyError.exit_code).stderr
