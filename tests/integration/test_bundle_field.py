@@ -80,12 +80,13 @@ def python(request: pytest.FixtureRequest, folder: Path) -> Interpreter:
 
 @dataclass(frozen=True)
 class Packed:
-    """What was packed: bundles by store, and every manifest by its digest."""
+    """What was packed: bundles by store, every manifest by its digest, and the public key of who signed."""
 
     bundles: dict[str, Path]
     index: Descriptor
     manifests: dict[str, bytes]
     signature_tag: str
+    key: Path
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +104,22 @@ def packed(folder: Path) -> Iterator[Packed]:
         maker.push(registry, "platform/app", index, "v1")
         maker.push(registry, "platform/app", signature, cosign_tag(index, ".sig"))
         wanted = Wanted(Reference.parse(f"{served.host}/platform/app:v1"), "platform/app", ("v1",), None)
-        bundles = {}
+        (key, public), bundles = _key(folder, "ours"), {}
         for store in STORES:
-            options = Options(folder / "bundles", store=store, volume_size=1000 * KIB)
+            options = Options(folder / "bundles", store=store, volume_size=1000 * KIB, key=key)
             with pack(ImageList((wanted,)), f"v1-{store}", lambda _: registry, folder / "store", options) as archive:
                 bundles[store] = archive.path
     manifests = {one.digest: maker.layout.read(one.digest) for one in (*images, index, signature)}
-    yield Packed(bundles, index, manifests, cosign_tag(index, ".sig"))
+    yield Packed(bundles, index, manifests, cosign_tag(index, ".sig"), public)
+
+
+def _key(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make a key to sign with; returns it and its public half."""
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    words = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private)]
+    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", str(private), "-pubout", "-out", str(public)], check=True)
+    return private, public
 
 
 def _podmans_layer(maker: Maker, seed: int, size: int) -> Descriptor:
@@ -156,6 +166,16 @@ def test_it_lists_and_verifies(python: Interpreter, bundle: Path) -> None:
     said = python.run(pyz, "verify")
     assert f"{bundle.name} is whole and unaltered: sha256:" in said.stdout
     assert "完整且未被改动" in python.run(pyz, "verify", "--lang", "zh").stdout
+
+
+def test_it_checks_the_signature_without_any_package(python: Interpreter, packed: Packed, tmp_path: Path) -> None:
+    path = packed.bundles["plain"]
+    said = python.run(path / "bundle.pyz", "verify", "--key", packed.key).stdout
+    assert "the signature is right" in said
+    said = python.run(
+        path / "bundle.pyz", "verify", "--key", _key(tmp_path, "others")[1], "--lang", "zh", code=7
+    ).stderr
+    assert "签名不符时请勿使用" in said
 
 
 def test_it_expands(python: Interpreter, bundle: Path, packed: Packed, tmp_path: Path) -> None:
