@@ -74,7 +74,7 @@ def compose(archives: Sequence[Archive], name: str, options: Options) -> Archive
     when = created()
     check_name(name, archives, options)
     if not archives or archives[0].bundle.kind != FULL:
-        first = f"{archives[0].bundle.name} is a {archives[0].bundle.kind}" if archives else "there is none"
+        first = f"{archives[0].bundle.name} is of kind {archives[0].bundle.kind}" if archives else "there is none"
         raise InputError(f"the first bundle has to be a full one; {first}", hint="name the full bundle first")
     check_order(archives)
     with _together(archives) as source:

@@ -1,7 +1,7 @@
 """What the site has already, and what a patch or an upgrade therefore leaves out. Nothing is asked: bundles tell it.
 
 A base may be a patch itself: it provides what it carries, and what it needs is there too, or it could not be synced.
-Several bases provide together what each provides; their order does not matter.
+Several bases provide together what each provides; the order in which they are given does not matter.
 """
 
 from __future__ import annotations
@@ -98,35 +98,47 @@ class _Place:
     """What bundles have put into a repository of the site.
 
     Attributes:
-        tags: what each tag stands for; more than one digest if bundles differ.
+        tags: what each tag stands for, by the identity of the bundle that says so.
         manifests: digests of the manifests there.
     """
 
-    tags: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    tags: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     manifests: set[str] = field(default_factory=set)
 
+    def digests(self, tag: str, under: Mapping[str, frozenset[str]]) -> set[str]:
+        """Return what a tag may stand for: a bundle tells it better than those that it was put on.
 
-def sort_out(images: Iterable[Image], bases: Iterable[Bundle]) -> Sorted:
+        Args:
+            tag: the tag.
+            under: the identities of the bundles that each bundle was put on.
+        """
+        said = self.tags.get(tag, {})
+        outdated = {identity for bundle in said for identity in under[bundle]}
+        return {digest for bundle, digest in said.items() if bundle not in outdated}
+
+
+def sort_out(images: Iterable[Image], bases: Sequence[Bundle]) -> Sorted:
     """Compare images with what bundles have brought.
 
-    A tag that two bases give to different images may be either at the site: an image with that tag is a changed one.
+    A tag may be either of what two bases say, if none of them was put on the other: an image with it is changed.
 
     Args:
         images: the images.
         bases: the bundles.
     """
+    under = {base.id: frozenset(one.id for one in base.base.bundles) for base in bases}
     site: dict[str, _Place] = defaultdict(_Place)
     for base in bases:
+        identity = base.id
         for image in base.images:
             place = site[image.repository]
             place.manifests.update(image.manifests)
-            for tag, digest in names_of(image):
-                place.tags[tag].add(digest)
+            place.tags.update({tag: place.tags[tag] | {identity: digest} for tag, digest in names_of(image)})
     new, changed, unchanged = [], [], []
     for image in images:
         place = site[image.repository]
         is_whole = place.manifests.issuperset((image.root.digest, *image.manifests))
-        if is_whole and all(place.tags.get(tag) == {digest} for tag, digest in names_of(image)):
+        if is_whole and all(place.digests(tag, under) == {digest} for tag, digest in names_of(image)):
             unchanged.append(image)
         elif image.root.digest in place.manifests or any(tag in place.tags for tag in image.tags):
             changed.append(image)
@@ -141,7 +153,7 @@ def names_of(image: Image) -> tuple[tuple[str, str], ...]:
     return (*own, *((one.tag, one.root.digest) for one in image.attachments if one.tag is not None))
 
 
-def changed(images: Sequence[Image], bases: Iterable[Bundle]) -> tuple[Image, ...]:
+def changed(images: Sequence[Image], bases: Sequence[Bundle]) -> tuple[Image, ...]:
     """Return the images that a site with some bundles does not have whole, in their order."""
     unchanged = sort_out(images, bases).unchanged
     return tuple(image for image in images if image not in unchanged)

@@ -180,6 +180,14 @@ def test_what_an_image_is_beside_bases(image: Image, bases: list[list[Image]], e
     assert delta.changed([image], bundles) == (() if expected == "unchanged" else (image,))
 
 
+def test_a_bundle_knows_better_than_those_that_it_was_put_on() -> None:
+    first = bundle_of([APP.image], "v1")
+    second = bundle_of([NEW_APP.image], "v2", kind=PATCH, base=Base((BundleName(first.id, "v1"),)))
+    for bases in ([first, second], [second, first]):
+        assert delta.changed([NEW_APP.image], bases) == ()
+        assert delta.changed([APP.image], bases) == (APP.image,)
+
+
 # ------------------------------------------------------------------------------------------ what is chosen
 
 
