@@ -341,11 +341,18 @@ def lint(_context: Context) -> None:
         "deb": "only Debian: benchmarks/report.md",
         "installer": "only the installer image: benchmarks/installer.md",
         "cluster": "only the installation of a cluster: benchmarks/cluster.md",
+        "bundles": "only bundles, side by side with skopeo: benchmarks/bundles.md",
     }
 )
 @command
 def benchmark(
-    _context: Context, n: int = 0, rpm: bool = False, deb: bool = False, installer: bool = False, cluster: bool = False
+    _context: Context,
+    n: int = 0,
+    rpm: bool = False,
+    deb: bool = False,
+    installer: bool = False,
+    cluster: bool = False,
+    bundles: bool = False,
 ) -> None:
     """Measure builds, rebuilds, sizes and memory on this machine: reports in benchmarks/, with JSON beside.
 
@@ -354,6 +361,7 @@ def benchmark(
     from benchmarks.__main__ import main
 
     parts = {"--rpm": rpm, "--deb": deb, "--installer": installer, "--cluster": cluster}
+    parts["--bundles"] = bundles
     main([*(["-n", str(n)] if n else []), *(word for word, wanted in parts.items() if wanted)])
 
 

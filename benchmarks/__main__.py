@@ -1,7 +1,6 @@
-"""Measure what this project promises: benchmarks/report.md on Debian, rpm.md on RPM systems, installer.md, cluster.md.
+"""Measure what this project promises: a report for each part, in benchmarks/, as Markdown and as JSON.
 
-The RPM systems are built from the stand-in repositories, which are made first if they are not there. Beside each report
-there is a JSON file of the same name.
+The RPM systems are built from the stand-in repositories, which are made first if they are not there.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import cluster, installer, machine, report, rpm, rpm_report, scenarios
+from benchmarks import bundles, cluster, installer, machine, report, rpm, rpm_report, scenarios
 from benchmarks.report import Number, Report
 from benchmarks.rpm_report import RpmReport
 from pipeline.core import progress
@@ -110,6 +109,19 @@ def measured_cluster(count: int) -> Report:
     return Report(f".venv/bin/python -m benchmarks --cluster -n {count}", date, described, numbers, steps)
 
 
+def measured_bundles(count: int) -> Report:
+    """Measure bundles; it takes some minutes.
+
+    Args:
+        count: how often.
+    """
+    parent = machine.scratch_parent()
+    described, date = machine.describe(parent), _now()
+    with tempfile.TemporaryDirectory(prefix="node-images-benchmark-", dir=parent) as name:
+        numbers = bundles.measured(Path(name), count)
+    return Report(f".venv/bin/python -m benchmarks --bundles -n {count}", date, described, numbers)
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
@@ -123,7 +135,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     chosen = _parser().parse_args(words)
     logs = HERE.parent / "build/logs"
-    every = not (chosen.rpm or chosen.deb or chosen.installer or chosen.cluster)
+    every = not (chosen.rpm or chosen.deb or chosen.installer or chosen.cluster or chosen.bundles)
     if chosen.installer or every:
         with progress.session(logs / "benchmark-installer.log"):
             made = measured_installer(chosen.n or COUNT)
@@ -132,6 +144,10 @@ def main(words: Sequence[str] | None = None) -> None:
         with progress.session(logs / "benchmark-cluster.log"):
             installed = measured_cluster(chosen.n or COUNT)
         _write(chosen.output / "cluster", cluster.as_markdown(installed), report.as_json(installed))
+    if chosen.bundles or every:
+        with progress.session(logs / "benchmark-bundles.log"):
+            carried = measured_bundles(chosen.n or COUNT)
+        _write(chosen.output / "bundles", bundles.as_markdown(carried), report.as_json(carried))
     if chosen.deb or every:
         with progress.session(logs / "benchmark.log"):
             done = measured(chosen.os, chosen.mirror, chosen.n or COUNT, chosen.cold)
@@ -150,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument("--deb", action="store_true", help="only Debian")
     only.add_argument("--installer", action="store_true", help="only the installer image")
     only.add_argument("--cluster", action="store_true", help="only the installation of a cluster")
+    only.add_argument("--bundles", action="store_true", help="only bundles")
     parser.add_argument("--cold", type=_count, default=1, help="how often a cold build of Debian is (default: 1)")
     parser.add_argument("--os", default="debian", help="deb profile that is built (default: debian)")
     parser.add_argument("--mirror", help="package archive to use in place of this machine's apt sources")
