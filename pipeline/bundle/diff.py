@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.listing import table
@@ -84,9 +84,9 @@ class Diff:
         """Return it for the user."""
         return "\n".join(self._lines())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as an object; sizes are bytes."""
-        return asdict(self)
+    def to_json(self) -> str:
+        """Return it as JSON; sizes are bytes."""
+        return json.dumps(asdict(self), indent=2)
 
     def _lines(self) -> Iterator[str]:
         for name, identity in zip(self.names, self.ids, strict=True):

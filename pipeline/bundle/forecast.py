@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,11 @@ from pipeline.bundle.assemble import created, everything
 from pipeline.bundle.delta import choose, sort_out
 from pipeline.bundle.fetch import fetch
 from pipeline.bundle.forecast_report import Delta, Forecast, Row, Sizes
-from pipeline.bundle.model import FULL, PATCH, PLAIN, UPGRADE, Base, Blob, Bundle, Volume
+from pipeline.bundle.model import FULL, PATCH, PLAIN, UPGRADE, Blob, Bundle, Volume
 from pipeline.bundle.rates import Rates
 from pipeline.bundle.store import LayoutSource
 from pipeline.bundle.write import index
 from pipeline.core import progress
-from pipeline.core.errors import InputError
 from pipeline.oci import Layout, canonical, links
 
 if TYPE_CHECKING:
@@ -29,27 +28,18 @@ if TYPE_CHECKING:
 ATTACHED = "attached"  # in place of a platform: signatures and documents
 ANY = "any"
 GZIP = "gzip"
-NO_BASE = Base()
+NAME = "v1.0.0"  # stands for one that is not known yet
 LAYOUT = canonical({"imageLayoutVersion": "1.0.0"})
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a forecast is asked for.
-
-    Attributes:
-        rates: how fast things go.
-        volume_size: bytes of a volume; None for one volume.
-        bases: bundles that the site has.
-    """
-
-    rates: Rates = field(default_factory=Rates)
-    volume_size: int | None = None
-    bases: tuple[Archive, ...] = ()
-
-
 def forecast(
-    images: ImageList, registries: Callable[[str], Registry], work: Path, question: Question | None = None
+    images: ImageList,
+    registries: Callable[[str], Registry],
+    work: Path,
+    bases: Sequence[Archive] = (),
+    *,
+    volume_size: int | None = None,
+    rates: Rates | None = None,
 ) -> Forecast:
     """Say how large a bundle of some images will be, and how long it takes.
 
@@ -57,29 +47,27 @@ def forecast(
         images: the images.
         registries: gives the registry of a host.
         work: directory of the store, where manifests are kept for packing.
-        question: how fast things go, and what the site has.
+        bases: bundles that the site has: patch and upgrade are forecast too.
+        volume_size: bytes of a volume; None for one volume.
+        rates: how fast things go.
 
     Raises:
         InputError: an image is not usable.
         NetworkError: a manifest cannot be had.
         StorageError: the store cannot be written.
     """
-    asked = question or Question()
     source = LayoutSource(Layout.create(work))
     with progress.step(f"manifests of {len(images.images)} images"):
         found = fetch(images.images, registries, source.layout, skip=lambda _: True)
     blobs = everything(found, source)
-    manifests = {digest for image in found for digest in image.manifests}
-    missing = [
-        one for one in blobs if one.digest not in manifests and not source.layout.blob_path(one.digest).is_file()
-    ]
+    missing = [one for one in blobs if not source.layout.blob_path(one.digest).is_file()]
     return Forecast(
         rows=_rows(found, source),
-        full=_sizes(FULL, found, blobs, asked),
+        full=_sizes(Bundle(FULL, NAME, created(), PLAIN, found, ()), blobs, volume_size),
         to_fetch=sum(one.size for one in missing),
-        volume_size=asked.volume_size,
-        deltas=tuple(_delta(kind, found, source, asked) for kind in (PATCH, UPGRADE) if asked.bases),
-        rates=asked.rates,
+        volume_size=volume_size,
+        deltas=tuple(_delta(kind, found, source, bases, volume_size) for kind in (PATCH, UPGRADE) if bases),
+        rates=rates or Rates(),
     )
 
 
@@ -133,14 +121,20 @@ def _below(roots: Sequence[Descriptor], image: Image, source: LayoutSource) -> d
 # --- sizes
 
 
-def _sizes(
-    kind: str, images: Sequence[Image], carried: Sequence[Descriptor], asked: Question, base: Base = NO_BASE
-) -> Sizes:
-    gzip = sum(one.size for one in carried if GZIP in one.media_type)
-    total = sum(one.size for one in carried)
+def _sizes(bundle: Bundle, carried: Sequence[Descriptor], volume_size: int | None) -> Sizes:
+    """Return the sizes of a bundle of which the blobs and volumes are not listed yet."""
     body = tar_size(carried)
-    volumes = 1 + _volumes(body, asked.volume_size)
-    return Sizes(len(carried), total, gzip, _head(kind, images, carried, volumes, base), body, volumes)
+    count = -(-body // volume_size) if volume_size else 1
+    volumes = tuple(Volume(f"{NAME}.bundle.{number:03d}", body // count, "0" * 64) for number in range(1, count + 1))
+    blobs = tuple(Blob(one.digest, one.size, PLAIN) for one in carried)
+    return Sizes(
+        blobs=len(carried),
+        total=sum(one.size for one in carried),
+        gzip=sum(one.size for one in carried if GZIP in one.media_type),
+        head=_head(replace(bundle, blobs=blobs, volumes=volumes)),
+        body=body,
+        volumes=count + 1,
+    )
 
 
 def tar_size(carried: Sequence[Descriptor]) -> int:
@@ -151,28 +145,20 @@ def tar_size(carried: Sequence[Descriptor]) -> int:
     return members + len(tar.TRAILER)
 
 
-def _volumes(size: int, volume_size: int | None) -> int:
-    return -(-size // volume_size) if volume_size else 1
-
-
-def _head(kind: str, images: Sequence[Image], carried: Sequence[Descriptor], volumes: int, base: Base) -> int:
-    """Return the bytes of the head: it is made with names as long as the real ones; signatures are not counted."""
-    blobs = tuple(Blob(one.digest, one.size, PLAIN) for one in carried)
-    bundle = Bundle(kind, "v1.0.0", created(), PLAIN, tuple(images), blobs, base)
-    named = [Volume(f"v1.0.0.bundle.{number:03d}", 1, "0" * 64) for number in range(1, volumes)]
-    files = (bundle.with_volumes(named, ()).to_bytes(), LAYOUT, index(bundle))
+def _head(bundle: Bundle) -> int:
+    """Return the bytes of the head; signatures, and the list of its own files, are not counted."""
+    files = (bundle.to_bytes(), LAYOUT, index(bundle))
     return sum(tar.BLOCK + len(data) + len(tar.padding(len(data))) for data in files)
 
 
-def _delta(kind: str, images: Sequence[Image], source: LayoutSource, asked: Question) -> Delta:
-    bundles = [base.bundle for base in asked.bases]
-    compared = sort_out(images, bundles)
+def _delta(
+    kind: str, images: Sequence[Image], source: LayoutSource, bases: Sequence[Archive], volume_size: int | None
+) -> Delta:
+    compared = sort_out(images, [base.bundle for base in bases])
     counts = len(compared.new), len(compared.changed), len(compared.unchanged)
-    try:
-        chosen = choose(kind, images, source, asked.bases)
-    except InputError:
-        if len(compared.unchanged) != len(images):
-            raise
+    if kind == PATCH and len(compared.unchanged) == len(images):
         return Delta(kind, None, 0, counts)
+    chosen = choose(kind, images, source, bases)
+    bundle = Bundle(kind, NAME, created(), PLAIN, chosen.images, (), chosen.base)
     needed = sum(one.size for one in chosen.base.digests)
-    return Delta(kind, _sizes(kind, chosen.images, chosen.carried, asked, chosen.base), needed, counts)
+    return Delta(kind, _sizes(bundle, chosen.carried, volume_size), needed, counts)

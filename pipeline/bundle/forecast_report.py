@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.bundle.listing import table
 from pipeline.bundle.rates import MEASURED
@@ -110,9 +111,10 @@ class Forecast:
         """Return it for the user."""
         return "\n".join(self._lines())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as an object; sizes are bytes, times seconds."""
-        return asdict(self) | {"times": dict(self.times(self.full)), "measured": MEASURED}
+    def to_json(self) -> str:
+        """Return it as JSON; sizes are bytes, times seconds."""
+        value = asdict(self) | {"times": dict(self.times(self.full)), "measured": MEASURED}
+        return json.dumps(value, indent=2)
 
     def times(self, sizes: Sizes) -> Iterator[tuple[str, tuple[float, float]]]:
         """Yield what is done with a bundle, and the seconds that it takes: of the smallest and the largest case.

@@ -19,7 +19,7 @@ from pipeline.bundle import helper
 from pipeline.bundle.codec import Codec
 from pipeline.bundle.fetch import Hosts
 from pipeline.bundle.identify import LONG, header_of, identify
-from pipeline.bundle.images import Wanted
+from pipeline.bundle.images import ImageList, Wanted
 from pipeline.bundle.probe_read import Place, Sample
 from pipeline.bundle.probe_report import Estimate, Gzip, Layer, Probe, Problem
 from pipeline.bundle.proofs import GZIP
@@ -27,7 +27,7 @@ from pipeline.bundle.store import LayoutSource
 from pipeline.bundle.trees import Choice, Manifests
 from pipeline.core import progress
 from pipeline.core.cache import cache_root
-from pipeline.core.errors import DependencyError, NetworkError, PipelineError, VerificationError
+from pipeline.core.errors import DependencyError, InputError, NetworkError, VerificationError
 from pipeline.oci import Descriptor, Layout, NotThereError, Reference
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 128 * 1024**2  # compressed bytes of which it is tried what lean makes of them
 PARTS, SMALLEST = 8, 1024**2  # of one layer no more than an eighth of the sample is taken, but 1 MiB
+UNREADABLE = (InputError, NetworkError, VerificationError)  # of one image; a full disk, say, is of all
 FIXED = 10  # bytes of a gzip header that is not longer; RFC 1952, 2.3
 ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 ATTACHED = re.compile(r"sha(256|512)-[0-9a-f]{64,128}(\..*)?")  # tags of signatures and of the referrers' fallback
@@ -66,7 +67,7 @@ def probe_registry(host: str, registries: Callable[[str], Registry], work: Path,
     def tags(repo: str) -> tuple[str, ...] | Problem:
         try:
             return registry.tags(repo)
-        except PipelineError as error:
+        except UNREADABLE as error:
             return Problem(f"{host}/{repo}", error.message)
 
     with Hosts(registries) as hosts, progress.step("repositories"):
@@ -80,11 +81,11 @@ def probe_registry(host: str, registries: Callable[[str], Registry], work: Path,
             images = [Reference(host, repo, tag) for tag in names if not ATTACHED.fullmatch(tag)]
             found += [Wanted(one, repo, (one.name,)) for one in images]
         progress.remark(f"{len(repositories)} repositories, {len(found)} images")
-    return probe(found, registries, work, sample=sample, problems=problems)
+    return probe(ImageList(tuple(found)), registries, work, sample=sample, problems=problems)
 
 
 def probe(
-    wanted: Sequence[Wanted],
+    images: ImageList,
     registries: Callable[[str], Registry],
     work: Path,
     *,
@@ -94,7 +95,7 @@ def probe(
     """Find out which encoder made each layer of images.
 
     Args:
-        wanted: the images; of an index, the platforms that they name.
+        images: the images; of an index, the platforms that they name.
         registries: gives the registry of a host.
         work: directory of the store, where manifests are kept.
         sample: compressed bytes of which it is tried what lean makes of them; none if 0.
@@ -109,13 +110,13 @@ def probe(
     source = LayoutSource(Layout.create(work))
     faults = list(problems)
     with Hosts(registries) as hosts:
-        with progress.step(f"{len(wanted)} images"):
-            found, images = _find(hosts, wanted, source, faults)
+        with progress.step(f"{len(images.images)} images"):
+            found, count = _find(hosts, images.images, source, faults)
         with progress.step(f"{len(found)} layers"):
             layers = _look(hosts, list(found.values()), codec, faults)
         with progress.step("sample"):
             estimate = _estimate(layers, found, sample, faults)
-    return Probe(images, tuple(layers), tuple(faults), estimate)
+    return Probe(count, tuple(layers), tuple(faults), estimate)
 
 
 def _codec() -> Codec:
@@ -137,7 +138,7 @@ def _find(
     def read(one: Wanted) -> list[Place] | Problem:
         try:
             return _layers(one, Manifests(hosts.registry(one.place.host), one.place.repository, source), source)
-        except PipelineError as error:
+        except UNREADABLE as error:
             return Problem(str(one.reference), error.message)
 
     found: dict[str, _Found] = {}
@@ -173,7 +174,7 @@ def _look(hosts: Hosts, found: Sequence[_Found], codec: Codec, faults: list[Prob
     def look(one: _Found) -> Layer | Problem:
         try:
             return _layer(one, codec)
-        except (NetworkError, VerificationError) as error:
+        except UNREADABLE as error:
             return Problem(f"{one.images[0]}: {one.blob.digest}", error.message)
 
     layers: list[Layer] = []
@@ -212,7 +213,7 @@ def _estimate(layers: Sequence[Layer], found: Mapping[str, _Found], limit: int, 
             break
         try:
             sample.add(found[layer.digest].place, min(limit - sample.taken, max(limit // PARTS, SMALLEST)))
-        except (NetworkError, VerificationError) as error:
+        except UNREADABLE as error:
             faults.append(Problem(f"{layer.images[0]}: {layer.digest}", error.message))
         progress.log(f"sample: {sample.taken / MB:.1f} of at most {limit / MB:.1f} MB")
     sample.finish()

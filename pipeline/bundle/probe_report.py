@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,10 +139,10 @@ class Probe:
         """Return it for the user."""
         return "\n".join(self._lines())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as an object; sizes are bytes."""
+    def to_json(self) -> str:
+        """Return it as JSON; sizes are bytes."""
         estimate = vars(self.estimate) | {"ratio": self.estimate.ratio, "total": self.estimate.total}
-        return {
+        value = {
             "images": self.images,
             "size": self.size,
             "encoders": [
@@ -158,6 +159,7 @@ class Probe:
             "estimate": estimate,
             "problems": [vars(problem) for problem in self.problems],
         }
+        return json.dumps(value, indent=2)
 
     def _by_kind(self) -> list[tuple[str, list[Layer]]]:
         """Return the layers by what made them, the most bytes first."""

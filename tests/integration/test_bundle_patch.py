@@ -13,8 +13,9 @@ from pipeline import oci
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.assemble import Options
 from pipeline.bundle.compose import compose
+from pipeline.bundle.desk import opened
 from pipeline.bundle.diff import diff, load
-from pipeline.bundle.forecast import Question, forecast
+from pipeline.bundle.forecast import forecast
 from pipeline.bundle.images import ImageList
 from pipeline.bundle.model import BlobSource, Bundle
 from pipeline.bundle.patch import patch, upgrade
@@ -51,7 +52,8 @@ def make_versions(folder: Path, host: str) -> None:
     """Push two versions of an application, a database that stays, and what is new in the second version."""
     maker, registry = Maker(folder), client(host)
     below = maker.layer("opt/below", noise(3, 200 * KIB))
-    contents = {"v1": LARGE, "v2": LARGE[: 200 * KIB] + SMALL_CHANGE + LARGE[200 * KIB :]}
+    changed = LARGE[: 200 * KIB] + SMALL_CHANGE + LARGE[200 * KIB :]
+    contents = {"v1": LARGE, "v2": changed, "v3": changed[: 350 * KIB] + SMALL_CHANGE + changed[350 * KIB :]}
     for tag, content in contents.items():
         children = [
             maker.image(arch, below, maker.pgzip_layer("opt/app", content + arch.encode()))
@@ -144,6 +146,26 @@ def test_a_lean_patch_takes_what_its_base_has(served: Served, tmp_path: Path) ->
             assert max(sizes.values()) < plain.volumes.size * 0.3
     with Archive.open(tmp_path / "l1") as base, Archive.open(tmp_path / "on-lean", base=base) as archive:
         assert verify(archive).left == 0
+
+
+def test_a_lean_patch_on_a_lean_patch(served: Served, tmp_path: Path) -> None:
+    latest = _stable(wanted(served.host, "platform/app:v3"))
+    packed(v1(served.host), tmp_path, "v1", store="lean").close()
+    with opened([tmp_path / "v1"]) as bases:
+        patched(v2(served.host), tmp_path, "p1", *bases, store="lean").close()
+    with opened([tmp_path / "v1", tmp_path / "p1"]) as bases:
+        with patched(latest, tmp_path, "p2", *bases, store="lean") as third:
+            layers = [oci.links(third.read(digest), "").blobs[-1] for digest in third.bundle.images[0].manifests[1:3]]
+            assert third.lean is not None
+            sources = {digest for layer in layers for digest in third.lean.recipe(layer.digest).sources}
+        p1 = bases[1]
+        assert any(p1.has(digest) for digest in sources), "chunks come from a layer that is a lean patch's own"
+    with opened([tmp_path / "v1", tmp_path / "p1", tmp_path / "p2"]) as archives:
+        assert [verify(archive).left for archive in archives] == [0, 0, 0]
+        with compose(archives, "c", Options(tmp_path)) as made, packed(latest, tmp_path, "v3") as whole:
+            for digest in digests(whole.bundle):
+                with made.open_blob(digest) as ours, whole.open_blob(digest) as theirs:
+                    assert ours.read() == theirs.read()
 
 
 def test_layers_of_the_base_are_not_fetched(served: Served, tmp_path: Path) -> None:
@@ -291,7 +313,7 @@ def test_diff_of_two_bundles_on_disk(served: Served, tmp_path: Path) -> None:
 
 def test_a_forecast_is_right_to_within_a_hundredth(served: Served, tmp_path: Path) -> None:
     work = tmp_path / "plan/.store"
-    found = forecast(v2(served.host), client, work, Question(volume_size=256 * KIB))
+    found = forecast(v2(served.host), client, work, volume_size=256 * KIB)
     assert not [path for path in (work / "blobs/sha256").iterdir() if path.stat().st_size > 20 * KIB], "no layers"
     with packed(v2(served.host), tmp_path, "v2", volume_size=256 * KIB) as made:
         assert found.full.blobs == len(made.bundle.blobs)
@@ -306,9 +328,9 @@ def test_a_forecast_is_right_to_within_a_hundredth(served: Served, tmp_path: Pat
             ("linux/amd64", "db:v1"),
         }
     with packed(v1(served.host), tmp_path, "v1") as first:
-        asked = Question(Rates(ratio=(0.5, 0.5), usb=1.0), bases=(first,))
+        rates = Rates(ratio=(0.5, 0.5), usb=1.0)
         with patched(v2(served.host), tmp_path, "p", first) as made:
-            again = forecast(v2(served.host), client, tmp_path / ".store", asked)
+            again = forecast(v2(served.host), client, tmp_path / ".store", [first], rates=rates)
             planned = {one.kind: one for one in again.deltas}
             assert planned["patch"].counts == (1, 1, 1)
             sizes = planned["patch"].sizes
@@ -316,6 +338,6 @@ def test_a_forecast_is_right_to_within_a_hundredth(served: Served, tmp_path: Pat
             assert sizes.total == made.bundle.total
             assert sizes.plain == pytest.approx(made.volumes.size, rel=0.01)
             assert again.to_fetch == 0, "all of it is in the store"
-        nothing = forecast(v1(served.host), client, tmp_path / ".store", asked)
+        nothing = forecast(v1(served.host), client, tmp_path / ".store", [first], rates=rates)
         assert next(one for one in nothing.deltas if one.kind == "patch").sizes is None
         assert "patch: nothing to do: 0 images new, 0 changed, 2 unchanged" in nothing.text()

@@ -77,7 +77,7 @@ def test_every_encoder_is_named(served: Served, tmp_path: Path) -> None:
     found = probe_registry(served.host, client, tmp_path / ".store")
     assert found.problems == ()
     assert found.images == 3, "signatures are no images"
-    kinds = {one["kind"]: one for one in found.to_json()["encoders"]}
+    kinds = {one["kind"]: one for one in json.loads(found.to_json())["encoders"]}
     pgzip, go = str(PGZIP), str(GO)
     assert {kind: (one["layers"], one["images"], one["lean"]) for kind, one in kinds.items()} == {
         pgzip: (3, 2, True),
@@ -91,11 +91,11 @@ def test_every_encoder_is_named(served: Served, tmp_path: Path) -> None:
     (unknown,) = [layer.unknown for layer in found.layers if layer.unknown]
     assert (unknown.system, unknown.flag, unknown.time, unknown.header) == (11, 2, 7, STRANGE.hex())
     assert STRANGE.hex() in found.text()
-    assert json.loads(json.dumps(found.to_json()))["images"] == 3
+    assert json.loads(found.to_json())["images"] == 3
 
 
 def test_only_the_beginning_of_a_large_layer_is_read(served: Served, tmp_path: Path) -> None:
-    found = probe(wanted(served.host, "built/podman:v1").images, client, tmp_path / ".store", sample=0)
+    found = probe(wanted(served.host, "built/podman:v1"), client, tmp_path / ".store", sample=0)
     large = max(found.layers, key=lambda one: one.size)
     assert large.size > 2 * 1024 * KIB
     assert large.can_be_lean
@@ -107,15 +107,15 @@ def test_only_the_beginning_of_a_large_layer_is_read(served: Served, tmp_path: P
 
 def test_the_estimate_is_near_what_lean_makes(served: Served, tmp_path: Path) -> None:
     images = ImageList(wanted(served.host, "built/podman:v1").images + wanted(served.host, "built/docker:v1").images)
-    found = probe(images.images, client, tmp_path / ".store")
+    found = probe(images, client, tmp_path / ".store")
     one = found.estimate
     assert one.layers == 4
     assert one.sampled == one.able == found.size
     with pack(images, "l", client, tmp_path / ".store", Options(tmp_path, "lean")) as made:
         assert one.total == pytest.approx(made.volumes.size, rel=0.1)
-    again = probe(images.images, client, tmp_path / ".store")
+    again = probe(images, client, tmp_path / ".store")
     assert again == found, "out of the store"
-    part = probe(images.images, client, tmp_path / "other", sample=2 * 1024 * KIB)
+    part = probe(images, client, tmp_path / "other", sample=2 * 1024 * KIB)
     assert part.estimate.sampled == 2 * 1024 * KIB
     assert part.estimate.total is not None
     assert part.estimate.total < found.size
@@ -123,7 +123,7 @@ def test_the_estimate_is_near_what_lean_makes(served: Served, tmp_path: Path) ->
 
 def test_an_image_that_cannot_be_read_does_not_end_it(served: Served, tmp_path: Path) -> None:
     names = ("built/none:v1", "built/podman:v1", "built/docker:v7")
-    images = [one for name in names for one in wanted(served.host, name).images]
+    images = ImageList(tuple(one for name in names for one in wanted(served.host, name).images))
     found = probe(images, client, tmp_path / ".store")
     assert found.images == 1
     assert [problem.name.rpartition("/")[2] for problem in found.problems] == ["none:v1", "docker:v7"]
@@ -149,5 +149,5 @@ def test_a_registry_that_is_not_there(tmp_path: Path) -> None:
     host = f"localhost:{registries.free_port()}"
     with pytest.raises(NetworkError):
         probe_registry(host, lambda host: client(host, retries=0), tmp_path / ".store")
-    found = probe(wanted(host, "a/b:v1").images, lambda host: client(host, retries=0), tmp_path / ".store")
+    found = probe(wanted(host, "a/b:v1"), lambda host: client(host, retries=0), tmp_path / ".store")
     assert (found.images, len(found.problems)) == (0, 1)

@@ -100,7 +100,7 @@ def test_a_difference_as_text_and_as_json() -> None:
     lines = found.text().splitlines()
     assert "images: 1 added, 0 removed, 1 changed, 1 the same".replace("1 the", "0 the") in lines
     assert any("platform/db:v1" in line and line.startswith("added") for line in lines)
-    value = json.loads(json.dumps(found.to_json()))
+    value = json.loads(found.to_json())
     assert value["images"][1]["name"] == "platform/db:v1"
     assert value["new"] == {"count": 1, "size": 10}
 
@@ -134,7 +134,7 @@ def test_a_forecast_as_text_and_as_json() -> None:
     assert "lean   600.0 to 1000.0 MB, as its layers are made; pack 1 min to 2 min" in text
     assert "patch: nothing to do: 0 images new, 0 changed, 3 unchanged" in text
     assert "upgrade, 1 images new, 1 changed, 1 unchanged, 5.0 MB at the site: 7 blobs" in text
-    value = json.loads(json.dumps(found.to_json()))
+    value = json.loads(found.to_json())
     assert value["full"]["body"] == 999_000_000
     assert value["times"]["sync"] == [19.8, 19.8]
 
@@ -193,7 +193,7 @@ def test_a_probe_as_text_and_as_json() -> None:
     assert any("80.0 MB of layers become 40.0 MB, 20.0 MB stay as they are: 60.0 of 100.0 MB" in line for line in lines)
     assert any("a larger sample tells more" in line for line in lines)
     assert lines[-1] == "r/e:1: HTTP status 401"
-    value = json.loads(json.dumps(found.to_json()))
+    value = json.loads(found.to_json())
     assert value["encoders"][0] == {
         "kind": str(PGZIP),
         "lean": True,
@@ -208,5 +208,5 @@ def test_a_probe_as_text_and_as_json() -> None:
 def test_a_probe_without_a_sample_or_without_layers() -> None:
     found = Probe(1, LAYERS, (), Estimate(0, 0, 0, 80_000_000, 20_000_000))
     assert "80.0 MB of the layers can be stored lean; without a sample the gain is not known" in found.text()
-    assert found.to_json()["estimate"]["ratio"] is None
+    assert json.loads(found.to_json())["estimate"]["ratio"] is None
     assert Probe(0, (), (), Estimate(0, 0, 0, 0, 0)).text().startswith("0 images, 0 layers of 0.0 MB")
