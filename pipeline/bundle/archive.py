@@ -89,7 +89,7 @@ class Archive(BlobSource):
     def based_on(self, base: BlobSource) -> Archive:
         """Return the same bundle with another base, as an archive of its own."""
         other = Archive(self.volumes, self.head, self.bundle, is_signed=self.is_signed)
-        other._base, other._scratch = base, self._scratch
+        other._base, other._scratch, other._places = base, self._scratch, self._places
         return other
 
     def __enter__(self) -> Self:
