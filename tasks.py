@@ -698,13 +698,26 @@ def bundle_probe(
     from pipeline.core.units import parse_size
 
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    registries, work, size = bundle.registries(reach), BUNDLES / bundle.STORE, parse_size(sample)
     with progress.session(BUILD / "logs/bundle-probe.log"):
-        listed = bundle.everything_in(registry, reach) if registry else _images(images, from_release, reach)
-        found = bundle.probe(listed, bundle.registries(reach), BUNDLES / bundle.STORE, sample=parse_size(sample))
+        if registry:
+            found = bundle.probe_registry(registry, registries, work, sample=size)
+        else:
+            found = bundle.probe(_images(images, from_release, reach), registries, work, sample=size)
         print(found.to_json() if json else found.text())
 
 
-@task(iterable=["base"], help=REACH | WHAT | {"base": BASE, "volume-size": MAKE["volume-size"]})
+@task(
+    iterable=["base"],
+    help=REACH
+    | WHAT
+    | {
+        "base": BASE,
+        "volume-size": MAKE["volume-size"],
+        "link": "MB/s into the site's registry (default: 125, a gigabit)",
+        "usb": "MB/s onto the disk that is carried (default: 60, USB 2)",
+    },
+)
 @command
 def bundle_plan(
     _context: Context,
@@ -712,6 +725,8 @@ def bundle_plan(
     images: str = "images.yaml",
     from_release: str = "",
     volume_size: str = "",
+    link: float = 125.0,
+    usb: float = 60.0,
     ca: str = "",
     auth_file: str = "",
     insecure: bool = False,
@@ -722,13 +737,17 @@ def bundle_plan(
     Example: ./invoke bundle.plan --images images.yaml --base v1.2.0 --volume-size 2G
     """
     from pipeline import bundle
+    from pipeline.core import progress
     from pipeline.core.units import parse_size
 
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
-    bases = [bundle.read(_bundle_path(one)) for one in base]
-    volume = parse_size(volume_size) if volume_size else None
-    listed = _images(images, from_release, reach)
-    print(bundle.forecast(listed, bundle.registries(reach), bases, volume_size=volume).text())
+    volume, rates = parse_size(volume_size) if volume_size else None, bundle.Rates(link=link, usb=usb)
+    with progress.session(BUILD / "logs/bundle-plan.log"), bundle.opened(map(_bundle_path, base)) as bases:
+        found = bundle.forecast(
+            _images(images, from_release, reach), bundle.registries(reach), BUNDLES / bundle.STORE, bases,
+            volume_size=volume, rates=rates,
+        )  # fmt: skip
+        print(found.text())
 
 
 @task(positional=["bundle"], help={"bundle": BUNDLE, "key": PINNED})

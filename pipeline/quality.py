@@ -13,7 +13,7 @@ from pipeline.core.errors import InputError, ToolError
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("tests/unit",)
-ALL = ("tests/unit", "tests/integration", "tests/cluster")
+ALL = ("tests/unit", "tests/integration", "tests/bundles", "tests/cluster")
 NO_TESTS_COLLECTED = 5
 
 # All of shellcheck's optional checks less two: braces around every plain variable, and a remark at every command
