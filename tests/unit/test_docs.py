@@ -133,7 +133,8 @@ def test_a_wrong_command_is_seen(words: list[str]) -> None:
 
 def test_every_task_is_in_the_readme() -> None:
     rows = table((ROOT / "README.md").read_text(), "command", "what it does")
-    assert {row[0] for row in rows} == {f"`{INVOKE} {name}`" for name in COMMANDS.task_names}
+    shown = {" ".join(row[0].strip("`").split()[:2]) for row in rows}  # what follows stands for an argument
+    assert shown == {f"{INVOKE} {name}" for name in COMMANDS.task_names}
 
 
 def test_the_readme_has_both_commands_and_a_picture() -> None:
