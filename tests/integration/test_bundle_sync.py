@@ -7,7 +7,10 @@ import io
 import json
 import multiprocessing
 import multiprocessing.synchronize
+import os
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import IO
 import pytest
 
 from pipeline import oci
+from pipeline.bundle import site_files
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.model import Attachment, Image
 from pipeline.bundle.prune import plan_prune, prune
@@ -27,7 +31,7 @@ from pipeline.oci import NotThereError, fallback_tag
 from tests.integration import registries
 from tests.integration.packed import KIB, Maker, noise
 from tests.integration.registries import Faults, Line, Served
-from tests.integration.synced import MIB, bundle, everything, image, target, two_images
+from tests.integration.synced import HEADQUARTERS, MIB, bundle, everything, image, target, two_images
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +420,45 @@ def test_a_registry_that_was_emptied_meanwhile(folder: Path, large: Archive, mak
         summary = sync(large, where)
         assert (summary.unchanged, summary.uploaded, summary.mounted) == (0, 4, 2)
         assert_whole(where, maker, large.bundle.images)
+
+
+# ------------------------------------------------------------------------------------------ nodes
+
+
+@pytest.mark.parametrize("prefix", ["", "for/nodes"])
+def test_nodes_find_images_by_the_names_they_have_at_headquarters(
+    plain: Served, v1: Archive, maker: Maker, images: tuple[Image, Image], folder: Path, tmp_path: Path, prefix: str
+) -> None:
+    where = target(plain, tmp_path / "state", prefix)
+    sync(v1, where)
+    paths = site_files.write(v1.bundle, plain.host, prefix, tmp_path / "etc", plain_http=True)
+    conf = next(path for path in paths if path.suffix == ".conf")
+    for ref in (f"@{images[0].root.digest}", ":v1"):
+        name = f"docker://{HEADQUARTERS}/platform/app{ref}"
+        raw = registries.skopeo(folder, "--registries-conf", conf, "inspect", "--raw", name)
+        assert raw.encode() == maker.layout.read(images[0].root.digest)
+
+
+@pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
+def test_podman_reads_what_it_is_given(v1: Archive, tmp_path: Path) -> None:
+    paths = site_files.write(v1.bundle, "registry.site.example:5000", "mirror", tmp_path / "etc")
+    conf = next(path for path in paths if path.suffix == ".conf")
+    with tempfile.TemporaryDirectory() as place:  # podman wants a short path
+        words = ["podman", "--root", f"{place}/root", "--runroot", f"{place}/run", "--storage-driver", "vfs"]
+        done = subprocess.run(
+            [*words, "info", "--format", "{{json .Registries}}"],
+            env=os.environ | {"CONTAINERS_REGISTRIES_CONF": str(conf)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    mirrors = json.loads(done.stdout)[HEADQUARTERS]["Mirrors"]
+    assert [(one["Location"], one["PullFromMirror"]) for one in mirrors] == [
+        ("registry.site.example:5000/mirror", "digest-only"),
+        ("registry.site.example:5000/mirror", "tag-only"),
+    ]
 
 
 # ------------------------------------------------------------------------------------------ prune
