@@ -76,24 +76,38 @@ def identify(open_blob: Callable[[], IO[bytes]], size: int, codec: Codec) -> Enc
     Raises:
         ToolError: the helper failed.
     """
+    for encoder in plausible(open_blob, size, codec):
+        with open_blob() as blob:
+            data = _read(blob, LONG)
+        if len(data) <= SHORT:
+            return encoder
+        trial = _trial(data, encoder.header, size)
+        if trial is None:
+            return None
+        if trial.is_met(_agreed(encoder, trial, codec)):
+            return encoder
+    return None
+
+
+def plausible(open_blob: Callable[[], IO[bytes]], size: int, codec: Codec) -> Iterator[Encoder]:
+    """Yield the encoders that make the first 256 KiB of a blob, the likeliest first; none if nobody knows how.
+
+    Args:
+        open_blob: opens it; no more than the beginning is read.
+        size: its bytes.
+        codec: makes gzip again.
+
+    Raises:
+        ToolError: the helper failed.
+    """
     with open_blob() as blob:
         data = _read(blob, SHORT)
-        header = header_of(data)
-        short = _trial(data, header, size)
-        if short is None:
-            return None
-        long: _Trial | None = None
+    header = header_of(data)
+    trial = _trial(data, header, size)
+    if trial is not None:
         for encoder in candidates(header):
-            if not short.is_met(_agreed(encoder, short, codec)):
-                continue
-            if long is None:
-                data += _read(blob, LONG - SHORT)
-                long = short if len(short.body) + len(header) < SHORT else _trial(data, header, size)
-            if long is None:
-                return None
-            if long is short or long.is_met(_agreed(encoder, long, codec)):
-                return encoder
-    return None
+            if trial.is_met(_agreed(encoder, trial, codec)):
+                yield encoder
 
 
 def prove(encoder: Encoder, open_blob: Callable[[], IO[bytes]], digest: str, codec: Codec) -> bool:

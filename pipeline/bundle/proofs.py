@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.bundle.codec import CARRIED, Encoder
-from pipeline.bundle.identify import identify, prove
+from pipeline.bundle.identify import plausible, prove
 from pipeline.bundle.store import check
 from pipeline.core import progress
 from pipeline.core.errors import InputError
@@ -92,15 +92,17 @@ class Proofs:
         return False, None
 
     def _found(self, open_blob: Callable[[], IO[bytes]], blob: Descriptor) -> Encoder | None:
-        encoder = identify(open_blob, blob.size, self._codec)
-        if encoder is None or encoder.name not in CARRIED:
-            progress.log(f"{blob.digest}: made by {encoder or 'no known encoder'}; stored as it is")
-            return None
-        if not prove(encoder, open_blob, blob.digest, self._codec):
-            progress.log(f"{blob.digest}: looks like {encoder}, which does not make it again; stored as it is")
-            return None
-        progress.log(f"{blob.digest}: made by {encoder}, proven")
-        return encoder
+        """Try those that make its beginning; the whole of it is the second trial, so a longer one is of no use."""
+        for encoder in plausible(open_blob, blob.size, self._codec):
+            if encoder.name not in CARRIED:
+                progress.log(f"{blob.digest}: made by {encoder}; stored as it is")
+                return None
+            if prove(encoder, open_blob, blob.digest, self._codec):
+                progress.log(f"{blob.digest}: made by {encoder}, proven")
+                return encoder
+            progress.log(f"{blob.digest}: begins as {encoder} makes it, but goes on otherwise")
+        progress.log(f"{blob.digest}: made by no known encoder; stored as it is")
+        return None
 
     def _keep(self, path: Path, value: dict[str, Any]) -> None:
         """Keep a finding; without room for it, it is found out again the next time."""
