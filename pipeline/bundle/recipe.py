@@ -64,13 +64,16 @@ class Recipe:
             raise InputError(f"a recipe is not JSON: {error}", hint=_DAMAGED) from error
         if not isinstance(value, dict) or value.get("version") != VERSION or set(value) != _KEYS:
             raise InputError("a recipe is of another version, or none", hint=_DAMAGED)
+        sources, runs = value["sources"], value["runs"]
+        if not isinstance(sources, list) or not isinstance(runs, list) or not all(isinstance(run, list) for run in runs):
+            raise InputError("a recipe has no lists of sources and runs", hint=_DAMAGED)
         recipe = cls(
             value["digest"],
             value["size"],
             value["raw_size"],
             Encoder.from_json(value["encoder"]),
-            tuple(value["sources"]),
-            tuple(tuple(run) for run in value["runs"]),
+            tuple(sources),
+            tuple(tuple(run) for run in runs),
         )
         recipe.check()
         return recipe
