@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
+import multiprocessing.synchronize
+import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from pipeline import oci
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.model import FULL, PATCH, PLAIN, Attachment, Base, Blob, Bundle, BundleName, Image, Needed
-from pipeline.bundle.sync_plan import Target
+from pipeline.bundle.sync import sync
+from pipeline.bundle.sync_plan import Target, make_plan
 from pipeline.bundle.write import Writer
 from pipeline.oci import Descriptor, Layout, RegistryOptions
 from tests.integration.packed import AMD64, ARM64, KIB, QUICK, Maker, noise
@@ -127,3 +133,79 @@ def two_images(maker: Maker) -> tuple[Image, Image]:
         image(maker, "platform/app", app, "v1", "latest", attachments=attachments),
         image(maker, "platform/web", web, "v1"),
     )
+
+
+def assert_whole(where: Target, maker: Maker, images: tuple[Image, ...]) -> None:
+    """Everything of some images is there, byte for byte, under all its names."""
+    for one in images:
+        repo = where.repository(one.repository)
+        for ref in (*one.tags, *(attachment.tag for attachment in one.attachments if attachment.tag)):
+            found, data = where.registry.get_manifest(repo, ref)
+            assert data == maker.layout.read(found.digest)
+        for digest in everything(maker, [one]):
+            if digest in one.manifests:
+                assert where.registry.get_manifest(repo, digest)[1] == maker.layout.read(digest)
+            else:
+                assert where.registry.has_blob(repo, digest)
+        for tag in one.tags:
+            there = where.registry.head_manifest(repo, tag)
+            assert there is not None
+            assert there.digest == one.root.digest
+
+
+# ------------------------------------------------------------------------------------------ kill -9
+
+
+class Stalling(io.RawIOBase):
+    """A stream that comes to a halt when all streams together have given so many bytes."""
+
+    left = 0
+
+    def __init__(self, stream: IO[bytes], has_stalled: multiprocessing.synchronize.Event) -> None:
+        super().__init__()
+        self._stream, self._has_stalled = stream, has_stalled
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        Stalling.left -= len(data)
+        if Stalling.left <= 0:
+            self._has_stalled.set()
+            time.sleep(600)
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _sync_and_stall(
+    path: Path, words: tuple[str, Path, Path, Path, str], limit: int, has_stalled: multiprocessing.synchronize.Event
+) -> None:
+    host, ca, auth_file, state, prefix = words
+    where = target(Served(host, ca, auth_file, state), state, prefix, parallel=1)
+    with Archive.open(path) as archive:
+        plan = make_plan(archive, where)
+        opened = Archive.open_blob
+
+        def open_blob(self: Archive, digest: str, offset: int = 0) -> IO[bytes]:
+            return io.BufferedReader(Stalling(opened(self, digest, offset), has_stalled), 64 * KIB)
+
+        Archive.open_blob, Stalling.left = open_blob, limit  # type: ignore[method-assign]
+        sync(archive, where, plan, images=1)
+
+
+def kill_a_sync(archive: Archive, served: Served, state: Path, prefix: str, limit: int) -> None:
+    """Kill a sync in another process while it sends, when it has read so many bytes of blobs."""
+    context = multiprocessing.get_context("spawn")
+    has_stalled = context.Event()
+    words = (served.host, served.ca, served.auth_file, state, prefix)
+    child = context.Process(target=_sync_and_stall, args=(archive.path, words, limit, has_stalled))
+    child.start()
+    while not has_stalled.wait(0.1):
+        assert child.is_alive()
+    child.kill()
+    child.join()

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import multiprocessing
-import multiprocessing.synchronize
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -22,7 +17,6 @@ from pipeline import oci
 from pipeline.bundle import site_files
 from pipeline.bundle.archive import Archive
 from pipeline.bundle.model import Attachment, Image
-from pipeline.bundle.prune import plan_prune, prune
 from pipeline.bundle.sync import sync
 from pipeline.bundle.sync_plan import Target, make_plan
 from pipeline.bundle.sync_referrers import entries
@@ -31,7 +25,17 @@ from pipeline.oci import NotThereError, fallback_tag
 from tests.integration import registries
 from tests.integration.packed import KIB, Maker, noise
 from tests.integration.registries import Faults, Line, Served
-from tests.integration.synced import HEADQUARTERS, MIB, bundle, everything, image, target, two_images
+from tests.integration.synced import (
+    HEADQUARTERS,
+    MIB,
+    assert_whole,
+    bundle,
+    everything,
+    image,
+    kill_a_sync,
+    target,
+    two_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +72,6 @@ def v1(maker: Maker, images: tuple[Image, Image], folder: Path) -> Iterator[Arch
     """A full bundle in several volumes."""
     with bundle(maker, folder / "out", "v1", images, volume=128 * KIB) as archive:
         yield archive
-
-
-def assert_whole(where: Target, maker: Maker, images: tuple[Image, ...]) -> None:
-    """Everything of some images is there, byte for byte, under all its names."""
-    for one in images:
-        repo = where.repository(one.repository)
-        for ref in (*one.tags, *(attachment.tag for attachment in one.attachments if attachment.tag)):
-            found, data = where.registry.get_manifest(repo, ref)
-            assert data == maker.layout.read(found.digest)
-        for digest in everything(maker, [one]):
-            if digest in one.manifests:
-                assert where.registry.get_manifest(repo, digest)[1] == maker.layout.read(digest)
-            else:
-                assert where.registry.has_blob(repo, digest)
-        for tag in one.tags:
-            there = where.registry.head_manifest(repo, tag)
-            assert there is not None
-            assert there.digest == one.root.digest
 
 
 # ------------------------------------------------------------------------------------------ there it is
@@ -327,61 +313,6 @@ def test_a_line_that_breaks(
 # ------------------------------------------------------------------------------------------ kill -9
 
 
-class Stalling(io.RawIOBase):
-    """A stream that comes to a halt when all streams together have given so many bytes."""
-
-    left = 0
-
-    def __init__(self, stream: IO[bytes], has_stalled: multiprocessing.synchronize.Event) -> None:
-        super().__init__()
-        self._stream, self._has_stalled = stream, has_stalled
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        Stalling.left -= len(data)
-        if Stalling.left <= 0:
-            self._has_stalled.set()
-            time.sleep(600)
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-def _sync_and_stall(
-    path: Path, words: tuple[str, Path, Path, Path, str], limit: int, has_stalled: multiprocessing.synchronize.Event
-) -> None:
-    host, ca, auth_file, state, prefix = words
-    where = target(Served(host, ca, auth_file, state), state, prefix, parallel=1)
-    with Archive.open(path) as archive:
-        plan = make_plan(archive, where)
-        opened = Archive.open_blob
-
-        def open_blob(self: Archive, digest: str, offset: int = 0) -> IO[bytes]:
-            return io.BufferedReader(Stalling(opened(self, digest, offset), has_stalled), 64 * KIB)
-
-        Archive.open_blob, Stalling.left = open_blob, limit  # type: ignore[method-assign]
-        sync(archive, where, plan, images=1)
-
-
-def kill_a_sync(archive: Archive, served: Served, state: Path, prefix: str, limit: int) -> None:
-    """Kill a sync in another process while it sends, when it has read so many bytes of blobs."""
-    context = multiprocessing.get_context("spawn")
-    has_stalled = context.Event()
-    words = (served.host, served.ca, served.auth_file, state, prefix)
-    child = context.Process(target=_sync_and_stall, args=(archive.path, words, limit, has_stalled))
-    child.start()
-    while not has_stalled.wait(0.1):
-        assert child.is_alive()
-    child.kill()
-    child.join()
-
-
 @pytest.fixture(scope="module")
 def large(maker: Maker, folder: Path) -> Iterator[Archive]:
     """A bundle of three images with a layer of some size each."""
@@ -459,74 +390,3 @@ def test_podman_reads_what_it_is_given(v1: Archive, tmp_path: Path) -> None:
         ("registry.site.example:5000/mirror", "digest-only"),
         ("registry.site.example:5000/mirror", "tag-only"),
     ]
-
-
-# ------------------------------------------------------------------------------------------ prune
-
-
-def test_prune_removes_what_only_the_old_one_brought(
-    site: Served, v1: Archive, maker: Maker, images: tuple[Image, Image], tmp_path: Path
-) -> None:
-    where = target(site, tmp_path / "state", "pruned")
-    web = maker.index(maker.image("amd64", maker.layer("opt/web", noise(71, 10 * KIB))))
-    with bundle(maker, tmp_path, "v2", [images[1], image(maker, "platform/app", web, "v1")]) as v2:
-        sync(v1, where)
-        sync(v2, where)
-        plan = plan_prune([v1.bundle], [v2.bundle], where.registry, where.prefix)
-        app, kept = plan.repositories
-        assert (app.repository, kept.repository) == ("pruned/platform/app", "pruned/platform/web")
-        assert set(images[0].manifests) < set(app.manifests)  # and the index of the fallback tag
-        assert "v1" not in app.tags
-        assert "latest" in app.tags
-        assert kept.manifests == ()
-        assert dict(kept.kept) == dict.fromkeys(images[1].manifests, "v2 has it")
-        assert "garbage-collect" in plan.text()
-        summary = prune(plan, where.registry)
-        assert (summary.manifests, summary.tags) == (6, 3)
-        assert where.registry.tags("pruned/platform/app") == ("v1",)
-        for digest in app.manifests:
-            assert where.registry.head_manifest("pruned/platform/app", digest) is None
-        assert_whole(where, maker, v2.bundle.images)
-        assert make_plan(v2, where).is_done
-        again = plan_prune([v1.bundle], [v2.bundle], where.registry, where.prefix)
-        assert again.text().endswith("nothing to remove")
-
-
-def test_prune_keeps_what_the_site_has_named(
-    site: Served, v1: Archive, maker: Maker, images: tuple[Image, Image], tmp_path: Path
-) -> None:
-    where = target(site, tmp_path, "named")
-    sync(v1, where)
-    repo, app = "named/platform/app", images[0]
-    where.registry.put_manifest(repo, "ours", maker.layout.read(app.manifests[1]), oci.OCI_MANIFEST)
-    own = maker.artifact(app.root, b"the site's own")
-    sbom = next(one.root for one in app.attachments if one.tag is None)
-    oci.push(maker.layout, where.registry, repo, fallback_tag(app.root.digest), root=maker.index(own, sbom))
-    plan = plan_prune([v1.bundle], [], where.registry, where.prefix)
-    assert dict(plan.repositories[0].kept) == {app.manifests[1]: "ours leads to it"}
-    prune(plan, where.registry)
-    assert where.registry.tags(repo) == ("ours", fallback_tag(app.root.digest))
-    assert set(entries(where.registry.get_manifest(repo, fallback_tag(app.root.digest))[1])) == {own.digest}
-    assert where.registry.tags("named/platform/web") == ()
-
-
-def test_prune_looks_once_more(
-    site: Served, v1: Archive, maker: Maker, images: tuple[Image, Image], tmp_path: Path
-) -> None:
-    where = target(site, tmp_path, "tagged")
-    sync(v1, where)
-    plan = plan_prune([v1.bundle], [], where.registry, where.prefix)
-    root = images[0].root
-    where.registry.put_manifest("tagged/platform/app", "new", maker.layout.read(root.digest), root.media_type)
-    with pytest.raises(InputError, match="tagged/platform/app:new"):
-        prune(plan, where.registry)
-    assert_whole(where, maker, images)
-
-
-def test_prune_asks_for_sense(site: Served, v1: Archive, patch: Archive, tmp_path: Path) -> None:
-    where = target(site, tmp_path, "sense")
-    with pytest.raises(InputError, match="to be kept and to be removed"):
-        plan_prune([v1.bundle], [v1.bundle], where.registry)
-    with pytest.raises(InputError, match=r"v1\.1 is a patch on v1"):
-        plan_prune([v1.bundle], [patch.bundle], where.registry)
-    assert plan_prune([patch.bundle], [v1.bundle], where.registry, "sense").count == 0

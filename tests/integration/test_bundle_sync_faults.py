@@ -18,8 +18,7 @@ from pipeline.oci import Registry, fallback_tag
 from tests.integration import sites
 from tests.integration.packed import KIB, Maker, noise
 from tests.integration.sites import Handler, Site
-from tests.integration.synced import MIB, bundle, everything, image, target, two_images
-from tests.integration.test_bundle_sync import assert_whole, kill_a_sync
+from tests.integration.synced import MIB, assert_whole, bundle, everything, image, kill_a_sync, target, two_images
 
 
 @pytest.fixture
