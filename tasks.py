@@ -477,7 +477,12 @@ def cluster_render(_context: Context, spec: str = "cluster.yaml", out: str = "")
 
 IMAGES = "file that lists the images, see docs/bundles.md (default: images.yaml)"
 FROM_RELEASE = "HOST/PATH:TAG of an OpenShift-style release payload: it, and every image that it names"
-WHAT = {"images": IMAGES, "from-release": FROM_RELEASE}
+WHAT = {
+    "images": IMAGES,
+    "from-release": FROM_RELEASE,
+    "release-mirror": "HOST/PATH where the images of the release are, if not where it says",
+    "release-signatures": "directory or URL with sha256=<digest>/signature-1 of the release, kept beside",
+}
 MAKE = {
     "name": "name of the new bundle, such as v1.2.0",
     "store": "plain: any OCI tool reads it; lean: the same blobs much smaller (default: plain)",
@@ -495,13 +500,18 @@ def _bundle_path(name: str) -> Path:
     return Path(name) if "/" in name or Path(name).exists() else BUNDLES / name
 
 
-def _images(images: str, from_release: str, reach: RegistryOptions) -> ImageList:
+def _images(
+    images: str, from_release: str, release_mirror: str, release_signatures: str, reach: RegistryOptions
+) -> ImageList:
+    from dataclasses import replace
+
     from pipeline import bundle, oci
 
-    if from_release:
-        reference, store = oci.Reference.parse(from_release), oci.Layout.create(BUNDLES / bundle.STORE)
-        return bundle.read_release(reference, bundle.registries(reach), store)
-    return bundle.read_images(Path(images))
+    if not from_release:
+        return bundle.read_images(Path(images))
+    reference, store = oci.Reference.parse(from_release), oci.Layout.create(BUNDLES / bundle.STORE)
+    found = bundle.read_release(reference, bundle.registries(reach), store, mirror=release_mirror or None)
+    return replace(found, release_signatures=release_signatures or None)
 
 
 def _making(store: str, volume_size: str, chunk_size: str, key: str) -> Options:
@@ -535,6 +545,8 @@ def bundle_pack(
     name: str = "",
     images: str = "images.yaml",
     from_release: str = "",
+    release_mirror: str = "",
+    release_signatures: str = "",
     store: str = "plain",
     volume_size: str = "",
     chunk_size: str = "",
@@ -554,7 +566,7 @@ def bundle_pack(
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     options = _making(store, volume_size, chunk_size, key)
     with progress.session(BUILD / "logs/bundle-pack.log"):
-        listed = _images(images, from_release, reach)
+        listed = _images(images, from_release, release_mirror, release_signatures, reach)
         with bundle.pack(listed, name, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
             print(bundle.outcome(packed))
 
@@ -567,6 +579,8 @@ def bundle_patch(
     name: str = "",
     images: str = "images.yaml",
     from_release: str = "",
+    release_mirror: str = "",
+    release_signatures: str = "",
     store: str = "plain",
     volume_size: str = "",
     chunk_size: str = "",
@@ -586,7 +600,7 @@ def bundle_patch(
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     options = _making(store, volume_size, chunk_size, key)
     with progress.session(BUILD / "logs/bundle-patch.log"), bundle.opened(map(_bundle_path, base)) as bases:
-        listed = _images(images, from_release, reach)
+        listed = _images(images, from_release, release_mirror, release_signatures, reach)
         with bundle.patch(listed, name, bases, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
             print(bundle.outcome(packed))
 
@@ -599,6 +613,8 @@ def bundle_upgrade(
     name: str = "",
     images: str = "images.yaml",
     from_release: str = "",
+    release_mirror: str = "",
+    release_signatures: str = "",
     store: str = "plain",
     volume_size: str = "",
     chunk_size: str = "",
@@ -618,7 +634,7 @@ def bundle_upgrade(
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     options = _making(store, volume_size, chunk_size, key)
     with progress.session(BUILD / "logs/bundle-upgrade.log"), bundle.opened(map(_bundle_path, base)) as bases:
-        listed = _images(images, from_release, reach)
+        listed = _images(images, from_release, release_mirror, release_signatures, reach)
         with bundle.upgrade(listed, name, bases, bundle.registries(reach), BUNDLES / bundle.STORE, options) as packed:
             print(bundle.outcome(packed))
 
@@ -681,6 +697,8 @@ def bundle_probe(
     _context: Context,
     images: str = "images.yaml",
     from_release: str = "",
+    release_mirror: str = "",
+    release_signatures: str = "",
     registry: str = "",
     sample: str = "256M",
     json: bool = False,
@@ -703,7 +721,9 @@ def bundle_probe(
         if registry:
             found = bundle.probe_registry(registry, registries, work, sample=size)
         else:
-            found = bundle.probe(_images(images, from_release, reach), registries, work, sample=size)
+            found = bundle.probe(
+                _images(images, from_release, release_mirror, release_signatures, reach), registries, work, sample=size
+            )
         print(found.to_json() if json else found.text())
 
 
@@ -724,6 +744,8 @@ def bundle_plan(
     base: list[str],
     images: str = "images.yaml",
     from_release: str = "",
+    release_mirror: str = "",
+    release_signatures: str = "",
     volume_size: str = "",
     link: float = 125.0,
     usb: float = 60.0,
@@ -743,10 +765,9 @@ def bundle_plan(
     reach = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     volume, rates = parse_size(volume_size) if volume_size else None, bundle.Rates(link=link, usb=usb)
     with progress.session(BUILD / "logs/bundle-plan.log"), bundle.opened(map(_bundle_path, base)) as bases:
-        found = bundle.forecast(
-            _images(images, from_release, reach), bundle.registries(reach), BUNDLES / bundle.STORE, bases,
-            volume_size=volume, rates=rates,
-        )  # fmt: skip
+        listed = _images(images, from_release, release_mirror, release_signatures, reach)
+        work, registries = BUNDLES / bundle.STORE, bundle.registries(reach)
+        found = bundle.forecast(listed, registries, work, bases, volume_size=volume, rates=rates)
         print(found.text())
 
 

@@ -65,7 +65,7 @@ class Recipe:
         if not isinstance(value, dict) or value.get("version") != VERSION or set(value) != _KEYS:
             raise InputError("a recipe is of another version, or none", hint=_DAMAGED)
         sources, runs = value["sources"], value["runs"]
-        if not isinstance(sources, list) or not isinstance(runs, list) or not all(isinstance(run, list) for run in runs):
+        if not all(isinstance(one, list) for one in (sources, runs, *(runs if isinstance(runs, list) else ()))):
             raise InputError("a recipe has no lists of sources and runs", hint=_DAMAGED)
         recipe = cls(
             value["digest"],
