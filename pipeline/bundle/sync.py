@@ -25,6 +25,7 @@ from pipeline.core.parallel import Crew
 from pipeline.oci import links
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import IO
 
     from pipeline.bundle.archive import Archive
@@ -128,6 +129,7 @@ class _Sync:
         self._referrers, self._listing = Referrers(target.registry, archive), threading.Lock()
         self._places: dict[str, list[str]] = {digest: list(found) for digest, found in plan.found.items()}
         self._base = RegistrySource(target.registry, plan.found)  # where mounting is refused
+        self._empty = plan.empty  # an earlier sync may have left blobs there: mounted from itself, one tells
         self._crew = Crew(target.registry.options.parallel)
         self._moving: dict[tuple[str, str], list[int]] = {}  # on its way into a repository, and which images wait
         self._asking: dict[str, list[tuple[Descriptor, str]]] = {}  # a blob that is sent, and who wants it mounted
@@ -176,7 +178,7 @@ class _Sync:
             return
         if not places:
             self._asking[blob.digest] = []
-        place = places[0] if places else None
+        place = places[0] if places else repository if repository in self._empty else None
         self._crew.submit(
             functools.partial(self._move, blob, repository, place),
             functools.partial(self._is_moved, blob, repository),
@@ -232,10 +234,12 @@ class _Sync:
 
     def _write_image(self, plan: ImagePlan) -> tuple[int, int]:
         """Write an image's manifests, then what is listed and tagged, its own tags last; return how many."""
-        for descriptor, data in plan.manifests:
-            self._put(plan, descriptor.digest, data, descriptor)
         own = [(tag, root) for tag, root in plan.tags if tag in plan.image.tags]
         attached = [one for one in plan.tags if one not in own]
+        once = {root.digest for _, root in attached} - _children(plan.manifests)  # their tag is enough
+        for descriptor, data in plan.manifests:
+            if descriptor.digest not in once:
+                self._put(plan, descriptor.digest, data, descriptor)
         for tag, root in attached:
             self._put(plan, tag, self._archive.read(root.digest), root)
         listed = sum(self._list(plan, number) for number in range(len(plan.listings)))
@@ -262,3 +266,8 @@ class _Sync:
             if children.isdisjoint(plan.image.left_out) or not _REFUSED.search(error.message):
                 raise
             raise NetworkError(error.message, hint=_SPARSE) from error
+
+
+def _children(manifests: Iterable[tuple[Descriptor, bytes]]) -> set[str]:
+    """Return the digests of the manifests that others list."""
+    return {child.digest for one, data in manifests for child in links(data, one.media_type).manifests}

@@ -105,10 +105,12 @@ class SyncPlan:
     Attributes:
         images: for each image.
         found: repositories that have a blob which others lack, by the blob's digest.
+        empty: repositories without a manifest, which were not asked for blobs.
     """
 
     images: tuple[ImagePlan, ...]
     found: Mapping[str, tuple[str, ...]]
+    empty: frozenset[str] = frozenset()
 
     @property
     def uploads(self) -> int:
@@ -175,30 +177,47 @@ class _Planner:
     def __init__(self, archive: Archive, target: Target) -> None:
         self._archive, self._target, self._registry = archive, target, target.registry
         self._parallel = target.registry.options.parallel
+        self._empty: frozenset[str] = frozenset()
 
     def plan(self) -> SyncPlan:
         drafts = self._drafts()
         if not any(draft.lacking or draft.listings for draft in drafts):
             return SyncPlan(tuple(draft.plan() for draft in drafts), {})
         found = self._base()
+        self._empty = self._unknown(drafts)
         manifests = self._manifests(drafts)
         wanted = [list(self._blobs(draft, own)) for draft, own in zip(drafts, manifests)]  # noqa: B905 - not in 3.6
         places = {(draft.repository, one.digest) for draft, own in zip(drafts, wanted) for one in own}  # noqa: B905
-        there = self._ask(places, lambda place: self._registry.has_blob(*place))
+        there = self._ask(places, self._has_blob)
         plans = []
         for draft, own, blobs in zip(drafts, manifests, wanted):  # noqa: B905
             plans.append(draft.plan(own, [one for one in blobs if not there[draft.repository, one.digest]]))
         for repository, digest in sorted(place for place, is_there in there.items() if is_there):
             if repository not in found.get(digest, ()):
                 found[digest] = (*found.get(digest, ()), repository)
-        return SyncPlan(tuple(_shared_out(plans, found)), found)
+        return SyncPlan(tuple(_shared_out(plans, found)), found, self._empty)
 
     def _ask(self, places: Iterable[Place], question: Callable[[Place], T]) -> dict[Place, T]:
         """Ask the same of many places, each once, several at once."""
         asked = sorted(set(places))
         return dict(zip(asked, each(self._parallel, asked, question)))  # noqa: B905
 
+    def _unknown(self, drafts: Sequence[_Draft]) -> frozenset[str]:
+        """Return the repositories that the registry does not know: one question in place of many.
+
+        docker-registry knows one from its first manifest on, so blobs may be there all the same.
+        """
+        some = {draft.repository for draft in drafts if len(draft.lacking) < len(list(_names(draft.image)))}
+        asked = sorted({draft.repository for draft in drafts} - some)
+        known = each(self._parallel, asked, self._registry.has_repository)
+        return frozenset(one for one, is_known in zip(asked, known) if not is_known)  # noqa: B905
+
+    def _has_blob(self, place: Place) -> bool:
+        return place[0] not in self._empty and self._registry.has_blob(*place)
+
     def _digest(self, place: Place) -> str | None:
+        if place[0] in self._empty:
+            return None
         found = self._registry.head_manifest(*place)
         return None if found is None else found.digest
 

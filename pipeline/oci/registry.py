@@ -264,6 +264,15 @@ class Registry:
         pages = self._pages(f"{repo}/tags/list?n={PAGE}", Scope(repo), what, (NOT_FOUND,))
         return tuple(sorted({name for page in pages for name in _names(page, "tags", what)}))
 
+    def has_repository(self, repo: str) -> bool:
+        """Return whether there may be something in a repository: not if the registry says that it knows none.
+
+        Raises:
+            NetworkError: the registry cannot be asked, or refuses.
+        """
+        what = f"{self.host}/{_repository(repo)}: its tags"
+        return any(True for _ in self._pages(f"{repo}/tags/list?n=1", Scope(repo), what, (NOT_FOUND,)))
+
     def catalog(self) -> tuple[str, ...]:
         """Return the repositories of the registry, sorted.
 

@@ -100,6 +100,8 @@ def test_push_and_pull(served: Served, image: tuple[Layout, Descriptor], tmp_pat
     assert (mounted.uploaded, mounted.mounted) == (MANIFESTS, BLOBS)
     assert registry.tags("platform/installer") == ("v1",)
     assert registry.tags("nobody/knows") == ()
+    assert registry.has_repository("platform/installer")
+    assert not registry.has_repository("nobody/knows")
     assert registry.tags("other") == ()
     assert registry.head_manifest("platform/installer", "v1") == Descriptor(top.media_type, top.digest, top.size)
 
