@@ -390,6 +390,8 @@ def test_the_report_on_rpm_systems_for_programs() -> None:
         (
             [],
             [
+                "bundles.json",
+                "bundles.md",
                 "cluster.json",
                 "cluster.md",
                 "installer.json",
@@ -400,6 +402,7 @@ def test_the_report_on_rpm_systems_for_programs() -> None:
                 "rpm.md",
             ],
         ),
+        (["--bundles"], ["bundles.json", "bundles.md"]),
         (["--cluster"], ["cluster.json", "cluster.md"]),
         (["--installer"], ["installer.json", "installer.md"]),
         (["--rpm"], ["rpm.json", "rpm.md"]),
@@ -425,6 +428,7 @@ def test_one_part_can_be_measured_alone(
 
     monkeypatch.setattr(front, "measured_installer", image)
     monkeypatch.setattr(front, "measured_cluster", image)
+    monkeypatch.setattr(front, "measured_bundles", image)
     monkeypatch.setattr(front, "measured", debian)
     monkeypatch.setattr(front, "measured_rpm", others)
     monkeypatch.setattr(front, "HERE", tmp_path / "checkout")
@@ -435,5 +439,6 @@ def test_one_part_can_be_measured_alone(
         ("--deb",): [3],
         ("--installer",): [3],
         ("--cluster",): [3],
+        ("--bundles",): [3],
     }
-    assert counts == ({(): [3, 3, 3, 1]} | alone)[tuple(words)]
+    assert counts == ({(): [3, 3, 3, 3, 1]} | alone)[tuple(words)]
