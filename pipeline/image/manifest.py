@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import stat
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan
 
 LARGEST = 10
+BLOCK = 4096  # of the image's root file system
 TOOLS = {
     "mke2fs": ["mke2fs", "-V"],
     "qemu-img": ["qemu-img", "--version"],
@@ -63,7 +65,7 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
         image: the finished qcow2.
         facts: what else is known.
     """
-    sizes = {path: status.st_blocks * 512 for path, status in tree.walk(root)}
+    sizes = {path: _space(status) for path, status in tree.walk(root)}
     listed = _deb_files(root, facts.packages) if plan.family == "deb" else _rpm_files(root)
     per_package = {
         package.name: sum(sizes.get(path, 0) for path in listed[package.name] if not (root / path).is_dir())
@@ -93,6 +95,17 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
     _write_json(target / "packages.json", rows)
     (target / "sbom.cdx.json").write_text(_sbom(plan, facts.packages, facts.epoch))
     _write_checksums(target, {image.name: checksum})
+
+
+def _space(status: os.stat_result) -> int:
+    """Return the bytes that an entry takes in the image's file system.
+
+    Not what it takes on this machine: there a file in many pieces needs blocks for their list, and a directory keeps
+    the size it once had.
+    """
+    if stat.S_ISREG(status.st_mode):
+        return -(-status.st_size // BLOCK) * BLOCK
+    return BLOCK if stat.S_ISDIR(status.st_mode) else 0
 
 
 def _names(plan: Plan) -> dict[str, object]:

@@ -111,6 +111,17 @@ def test_the_manifest_says_what_the_image_is(written: Path, plan: Plan) -> None:
     assert len(found["provenance"]["sources"]) == 1
 
 
+def test_sizes_are_those_in_the_image_however_this_machine_keeps_the_files(
+    root: Path, tmp_path: Path, plan: Plan
+) -> None:
+    subprocess.run(["fallocate", "--keep-size", "--length", "1M", root / "etc/small.conf"], check=True)
+    assert (root / "etc/small.conf").stat().st_blocks * 512 >= 2**20
+    (tmp_path / "image").touch()
+    facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x")
+    manifest.write(tmp_path, plan, root, tmp_path / "image", facts)
+    assert {row["name"]: row["size"] for row in load(tmp_path / "packages.json")}["small"] == 4096
+
+
 @pytest.mark.parametrize(("said", "size"), [({}, 4096), ({"page_size": 65536}, 65536)])
 def test_the_manifest_says_how_large_a_page_of_memory_is(
     root: Path, tmp_path: Path, said: dict[str, int], size: int
