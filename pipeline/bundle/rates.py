@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-# 180 MB of four pgzip layers with parts of /usr, fetched already and in memory: plain 0.5 s, lean 4.7 s.
+# plain: 180 MB of four pgzip layers with parts of /usr, in memory already, 0.5 s; lean: benchmarks/bundles.md.
 MEASURED = "2 cores, Debian 12, 25 November 2026"
 NOMINAL_LINK = 125.0  # MB/s of 1 Gbit/s
 NOMINAL_USB = 60.0  # MB/s of USB 2.0, 480 Mbit/s
