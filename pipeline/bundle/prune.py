@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.bundle.listing import table
 from pipeline.bundle.model import PATCH
-from pipeline.bundle.sync_referrers import entries, index_of
 from pipeline.core import progress
 from pipeline.core.errors import InputError
 from pipeline.core.parallel import each
-from pipeline.oci import OCI_INDEX, NotThereError, digest_of, fallback_tag, links
+from pipeline.oci import OCI_INDEX, NotThereError, digest_of, fallback_entries, fallback_index, fallback_tag, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -209,14 +208,14 @@ class _Repository:
             if digest in self._needed or digest in self._why:
                 continue
             try:
-                listed = entries(self._registry.get_manifest(self._path, digest)[1])
+                listed = fallback_entries(self._registry.get_manifest(self._path, digest)[1])
             except NotThereError:
                 continue
             left = [one for key, one in listed.items() if key not in doomed]
             if len(left) == len(listed):
                 continue
             if left:
-                rewritten.append((tag, index_of(left)))
+                rewritten.append((tag, fallback_index(left)))
             gone.append(digest)
         return gone, tuple(rewritten)
 

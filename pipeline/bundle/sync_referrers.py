@@ -6,15 +6,22 @@ all that refers to the manifest, which whoever pushes such a thing has to keep. 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError
-from pipeline.oci import OCI_INDEX, Descriptor, NotThereError, canonical, fallback_tag, parse_manifest
+from pipeline.oci import (
+    OCI_INDEX,
+    Descriptor,
+    NotThereError,
+    fallback_entries,
+    fallback_entry,
+    fallback_index,
+    fallback_tag,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pipeline.bundle.archive import Archive
     from pipeline.bundle.model import Image
@@ -86,7 +93,7 @@ class Referrers:
         own = self._own(listing)
         wanted = dict(own)
         for root in loose:
-            wanted.setdefault(root.digest, entry(root, self._archive.read(root.digest)))
+            wanted.setdefault(root.digest, fallback_entry(root, self._archive.read(root.digest)))
         there = self._there(repository, listing)
         if there is not None and wanted.keys() <= there.keys():
             return None
@@ -94,7 +101,7 @@ class Referrers:
         kept = {digest: one for digest, one in kept.items() if self._registry.head_manifest(repository, digest)}
         if listing.index is not None and not kept and wanted.keys() == own.keys():
             return self._archive.read(listing.index.digest), listing.index.media_type
-        return index_of([*kept.values(), *wanted.values()]), OCI_INDEX
+        return fallback_index([*kept.values(), *wanted.values()]), OCI_INDEX
 
     def _lists_itself(self, repository: str, listing: Listing) -> bool:
         """Whether the registry knows itself what refers to what."""
@@ -103,7 +110,7 @@ class Referrers:
         return self._has_api
 
     def _own(self, listing: Listing) -> Mapping[str, Any]:
-        return {} if listing.index is None else entries(self._archive.read(listing.index.digest))
+        return {} if listing.index is None else fallback_entries(self._archive.read(listing.index.digest))
 
     def _there(self, repository: str, listing: Listing) -> Mapping[str, Any] | None:
         if listing.index is not None and not listing.loose:
@@ -113,43 +120,8 @@ class Referrers:
             if found.digest == listing.index.digest:
                 return self._own(listing)
         try:
-            return entries(self._registry.get_manifest(repository, listing.tag)[1])
+            return fallback_entries(self._registry.get_manifest(repository, listing.tag)[1])
         except NotThereError:
             return None
         except InputError:  # whatever it is, it lists nothing
             return None
-
-
-def entries(data: bytes) -> dict[str, Any]:
-    """Return what an index lists, as it stands there, by digest; nothing if it is none.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    listed = parse_manifest(data).get("manifests")
-    if not isinstance(listed, list):
-        return {}
-    return {one["digest"]: one for one in listed if isinstance(one, dict) and isinstance(one.get("digest"), str)}
-
-
-def index_of(listed: Iterable[Any]) -> bytes:
-    """Return the index of a fallback tag: the same for the same things, in whatever order they came."""
-    ordered = sorted(listed, key=lambda one: str(one["digest"]))
-    return canonical({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": ordered})
-
-
-def entry(root: Descriptor, data: bytes) -> dict[str, Any]:
-    """Return how something stands in the index of a fallback tag: with its type and its annotations.
-
-    Args:
-        root: what refers to a manifest.
-        data: its own manifest. Its type is its ``artifactType``; of an image without one, that of its configuration.
-    """
-    manifest = json.loads(data.decode())
-    found: dict[str, Any] = {"mediaType": root.media_type, "digest": root.digest, "size": root.size}
-    kind = manifest.get("artifactType") or (manifest.get("config") or {}).get("mediaType")
-    if kind:
-        found["artifactType"] = kind
-    if manifest.get("annotations"):
-        found["annotations"] = manifest["annotations"]
-    return found

@@ -10,6 +10,7 @@ from pipeline.oci.model import (
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
+    OCI_LAYER_TAR,
     OCI_MANIFEST,
     REF_NAME,
     Descriptor,
@@ -25,6 +26,7 @@ from pipeline.oci.model import (
 )
 from pipeline.oci.options import RegistryOptions
 from pipeline.oci.reference import Reference, is_host, is_repository, is_tag
+from pipeline.oci.referrers import attach, fallback_entries, fallback_entry, fallback_index
 from pipeline.oci.registry import Referrers, Registry, fallback_tag
 from pipeline.oci.sync import PullSummary, PushSummary, pull, push
 
@@ -35,6 +37,7 @@ __all__ = [
     "OCI_CONFIG",
     "OCI_INDEX",
     "OCI_LAYER",
+    "OCI_LAYER_TAR",
     "OCI_MANIFEST",
     "REF_NAME",
     "Descriptor",
@@ -50,9 +53,13 @@ __all__ = [
     "Referrers",
     "Registry",
     "RegistryOptions",
+    "attach",
     "canonical",
     "digest_of",
     "digest_of_file",
+    "fallback_entries",
+    "fallback_entry",
+    "fallback_index",
     "fallback_tag",
     "find_auth_file",
     "is_digest",

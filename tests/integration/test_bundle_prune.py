@@ -13,9 +13,8 @@ from pipeline.bundle.model import Image
 from pipeline.bundle.prune import plan_prune, prune
 from pipeline.bundle.sync import sync
 from pipeline.bundle.sync_plan import make_plan
-from pipeline.bundle.sync_referrers import entries
 from pipeline.core.errors import InputError
-from pipeline.oci import fallback_tag
+from pipeline.oci import fallback_entries, fallback_tag
 from tests.integration import registries
 from tests.integration.packed import KIB, Maker, noise
 from tests.integration.registries import Served
@@ -93,7 +92,7 @@ def test_prune_keeps_what_the_site_has_named(
     assert dict(plan.repositories[0].kept) == {app.manifests[1]: "ours leads to it"}
     prune(plan, where.registry)
     assert where.registry.tags(repo) == ("ours", fallback_tag(app.root.digest))
-    assert set(entries(where.registry.get_manifest(repo, fallback_tag(app.root.digest))[1])) == {own.digest}
+    assert set(fallback_entries(where.registry.get_manifest(repo, fallback_tag(app.root.digest))[1])) == {own.digest}
     assert where.registry.tags("named/platform/web") == ()
 
 

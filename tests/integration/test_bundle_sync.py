@@ -19,9 +19,8 @@ from pipeline.bundle.archive import Archive
 from pipeline.bundle.model import Attachment, Image
 from pipeline.bundle.sync import sync
 from pipeline.bundle.sync_plan import Target, make_plan
-from pipeline.bundle.sync_referrers import entries
 from pipeline.core.errors import InputError, NetworkError, VerificationError
-from pipeline.oci import NotThereError, fallback_tag
+from pipeline.oci import NotThereError, fallback_entries, fallback_tag
 from tests.integration import registries
 from tests.integration.packed import KIB, Maker, noise
 from tests.integration.registries import Faults, Line, Served
@@ -180,7 +179,7 @@ def test_what_names_its_subject_is_listed_beside_what_the_site_has(
     index = maker.index(sites_own)
     oci.push(maker.layout, where.registry, repo, fallback_tag(root.digest), root=index)
     sync(v1, where)
-    listed = entries(where.registry.get_manifest(repo, fallback_tag(root.digest))[1])
+    listed = fallback_entries(where.registry.get_manifest(repo, fallback_tag(root.digest))[1])
     sbom = next(one.root for one in images[0].attachments if one.tag is None)
     assert set(listed) == {sites_own.digest, sbom.digest}
     assert listed[sbom.digest]["artifactType"] == "application/vnd.example.sbom"
@@ -221,7 +220,7 @@ def test_a_listing_of_the_bundle_stays_as_it_is(plain: Served, maker: Maker, tmp
         assert make_plan(archive, where).is_done
         oci.push(maker.layout, where.registry, "carried/app", fallback_tag(root.digest), root=maker.index(own))
         sync(archive, where)
-        listed = entries(where.registry.get_manifest("carried/app", fallback_tag(root.digest))[1])
+        listed = fallback_entries(where.registry.get_manifest("carried/app", fallback_tag(root.digest))[1])
         assert set(listed) == {own.digest, sbom.digest}
 
 

@@ -13,9 +13,19 @@ from pipeline.bundle.meter import GivenUpError, Meter
 from pipeline.bundle.model import Attachment, Image
 from pipeline.bundle.sync import SyncSummary
 from pipeline.bundle.sync_plan import ImagePlan, SyncPlan
-from pipeline.bundle.sync_referrers import Listing, entries, entry, index_of, listings
+from pipeline.bundle.sync_referrers import Listing, listings
 from pipeline.core.errors import InputError
-from pipeline.oci import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor, fallback_tag
+from pipeline.oci import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    fallback_entries,
+    fallback_entry,
+    fallback_index,
+    fallback_tag,
+)
 
 A, B, C = (Descriptor(OCI_MANIFEST, f"sha256:{letter * 64}", 7) for letter in "abc")
 ROOT = Descriptor(OCI_INDEX, f"sha256:{'f' * 64}", 9)
@@ -59,26 +69,26 @@ def test_what_is_listed_where(attachments: tuple[Attachment, ...], wanted: tuple
     ],
 )
 def test_how_something_is_listed(manifest: dict[str, object], more: dict[str, object]) -> None:
-    found = entry(A, json.dumps(manifest).encode())
+    found = fallback_entry(A, json.dumps(manifest).encode())
     assert found == {"mediaType": OCI_MANIFEST, "digest": A.digest, "size": 7} | more
 
 
 def test_an_index_is_the_same_in_any_order() -> None:
     one, other = A.to_json() | {"artifactType": "a/b"}, B.to_json()
-    data = index_of([one, other])
-    assert data == index_of([other, one])
-    assert entries(data) == {A.digest: one, B.digest: other}
+    data = fallback_index([one, other])
+    assert data == fallback_index([other, one])
+    assert fallback_entries(data) == {A.digest: one, B.digest: other}
     assert json.loads(data).keys() == {"schemaVersion", "mediaType", "manifests"}
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"manifests": 1}', b'{"manifests": [1, {"digest": 2}, {}]}'])
 def test_what_lists_nothing(data: bytes) -> None:
-    assert entries(data) == {}
+    assert fallback_entries(data) == {}
 
 
 def test_what_is_no_manifest() -> None:
     with pytest.raises(InputError):
-        entries(b"no json")
+        fallback_entries(b"no json")
 
 
 def test_a_plan_as_a_table() -> None:
