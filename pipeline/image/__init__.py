@@ -2,6 +2,8 @@
 
 from pipeline.image.build import Built, build, clean, up_to_date
 from pipeline.image.doctor import doctor
+from pipeline.image.history import History, Record, Step
+from pipeline.image.history import read as read_history
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
 from pipeline.image.kernel_update import other_kernel
@@ -12,8 +14,11 @@ __all__ = [
     "SPACE_COLD",
     "SPACE_WARM",
     "Built",
+    "History",
     "Plan",
     "Published",
+    "Record",
+    "Step",
     "build",
     "clean",
     "doctor",
@@ -24,6 +29,7 @@ __all__ = [
     "plan_text",
     "print_rows",
     "published",
+    "read_history",
     "resolve",
     "rows",
     "up_to_date",

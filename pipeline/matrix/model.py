@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.arch import Architecture
-from pipeline.core.progress import StepTime
+from pipeline.image import Step
 
 
 class Workshop(BaseModel):
@@ -71,22 +71,6 @@ class Status(enum.StrEnum):
     UP_TO_DATE = "up to date"
     FAILED = "failed"
     SKIPPED = "skipped"
-
-
-class Step(BaseModel):
-    """How long one step took, as :class:`pipeline.core.progress.StepTime` has it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    title: str
-    depth: int
-    seconds: float
-    remark: str = ""
-
-    @classmethod
-    def of(cls, time: StepTime) -> Step:
-        """Take over what a session has measured."""
-        return cls(title=time.title, depth=time.depth, seconds=round(time.seconds, 3), remark=time.remark)
 
 
 class Result(BaseModel):

@@ -20,8 +20,9 @@ from pipeline import image
 from pipeline.core import process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, PipelineError, StorageError
+from pipeline.image import Step
 from pipeline.matrix import capacity
-from pipeline.matrix.model import Order, Report, Result, Status, Step, Workshop
+from pipeline.matrix.model import Order, Report, Result, Status, Workshop
 from pipeline.matrix.show import Board
 from pipeline.matrix.worker import failure
 from pipeline.profile import Cell

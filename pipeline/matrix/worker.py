@@ -14,7 +14,8 @@ from pipeline import image, profile
 from pipeline.core import progress
 from pipeline.core.console import INTERRUPTED
 from pipeline.core.errors import PipelineError
-from pipeline.matrix.model import Order, Result, Status, Step
+from pipeline.image import Step
+from pipeline.matrix.model import Order, Result, Status
 
 
 def main(words: Sequence[str]) -> None:
