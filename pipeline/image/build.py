@@ -13,7 +13,7 @@ from pipeline.core import namespace, progress, publish
 from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError
 from pipeline.core.progress import StepTime
-from pipeline.image import boot, disk, layers, manifest, overlay, seal, tree
+from pipeline.image import boot, disk, history, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb, downloads, media, probe, rpm
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.probe import Probe
@@ -61,6 +61,7 @@ def build(
         media.prepare(plan.medium)
         fast = plan.medium is not None and plan.medium.kind == "qcow2" and accelerated()
         times = namespace.run_private(lambda: _build(plan, build_dir, log, refresh=refresh, accelerated=fast))
+        history.keep(build_dir, directory, times)
     image = directory / f"{plan.name}.qcow2"
     return Built(directory, image, image.stat().st_size, times)
 
