@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from typing import Any, Self
 
@@ -29,6 +30,19 @@ def each(parallel: int, items: Iterable[T], do: Callable[[T], R]) -> list[R]:
             for one in running:
                 one.cancel()
             raise
+
+
+@contextlib.contextmanager
+def beside(do: Callable[[], R]) -> Iterator[Future[R]]:
+    """Do something in a thread of its own while the context lasts; its end is waited for.
+
+    Yields:
+        What it will return; a failure of it is raised at the end, unless the context has failed by itself.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(contextvars.copy_context().run, do)
+        yield running
+        running.result()
 
 
 class Crew:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import namespace, progress, publish
+from pipeline.core import namespace, parallel, progress, publish
 from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError
 from pipeline.core.progress import StepTime
@@ -96,8 +96,13 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
                 boot.install(root, plan.arch, plan.release, plan.title, layout.identity)
             kernels = boot.kernels(root)
             with progress.step("seal"):
+                files = manifest.package_files(root, plan.family, _packages(base))
                 seal.seal(root, epoch, workspace / "final/delta")
-            with progress.step("disk"):
+            facts = _facts(plan, base, [base, overlays, initramfs], layout, kernels)
+            with (
+                parallel.beside(lambda: manifest.describe(plan, root, facts, files)) as described,
+                progress.step("disk"),
+            ):
                 raw = disk.write_raw(
                     root, plan.release.disk, layout, epoch, workspace, plan.release.boot.grub_directory
                 )
@@ -106,8 +111,7 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
                 with progress.step("compress"):
                     disk.convert(raw, image)
                 with progress.step("manifest"):
-                    facts = _facts(plan, base, [base, overlays, initramfs], layout, kernels)
-                    manifest.write(staging, plan, root, image, facts)
+                    manifest.write(staging, plan, image, described.result())
                 with progress.step("publish"):
                     publish.publish(staging, build_dir / plan.name)
         return session.times

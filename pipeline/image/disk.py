@@ -2,7 +2,7 @@
 
 Everything is written into a sparse file by tools that take an offset; identifiers derive from the plan's key, so the
 same tree gives the same bytes (decision D7). Sources: sfdisk(8), mke2fs(8), mke2fs.conf(5), mkfs.vfat(8), mtools(1),
-qemu-img(1); for the partition types the Discoverable Partitions Specification; for GRUB's boot sectors
+for the partition types the Discoverable Partitions Specification; for GRUB's boot sectors
 ``include/grub/i386/pc/boot.h`` and ``util/setup.c`` of GRUB 2.06.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pipeline.core import process
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import InputError, ToolError
-from pipeline.image import tree
+from pipeline.core.errors import InputError, StorageError, ToolError
+from pipeline.image import qcow2, tree
 from pipeline.image.boot import ESP, Identity
 from pipeline.profile import Disk
 
@@ -288,23 +288,11 @@ def convert(raw: Path, target: Path) -> None:
     """Convert a raw disk to a compressed qcow2 (QEMU 5.1 or later reads its zstd clusters).
 
     Raises:
-        ToolError: qemu-img failed.
         StorageError: the build machine's disk is full.
     """
-    options = "compression_type=zstd,cluster_size=65536"
-    words: list[process.Argument] = [
-        "qemu-img",
-        "convert",
-        "-f",
-        "raw",
-        "-O",
-        "qcow2",
-        "-c",
-        "-m",
-        "2",
-        "-o",
-        options,
-        raw,
-        target,
-    ]
-    process.run(words, what="compressing the image")
+    try:
+        qcow2.write(raw, target)
+    except OSError as error:
+        raise StorageError(
+            f"compressing the image to {target}: {error.strerror}", hint="free some space, or name another directory"
+        ) from error

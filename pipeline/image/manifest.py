@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import namespace, process
-from pipeline.image import tree
+from pipeline.image import qcow2, tree
 from pipeline.image.bases.deb import Package
 from pipeline.image.bases.medium import Medium
 from pipeline.image.bases.probe import Probe
+from pipeline.image.boot import ESP
 from pipeline.image.plan import Plan
 
 LARGEST = 10
 BLOCK = 4096  # of the image's root file system
 TOOLS = {
     "mke2fs": ["mke2fs", "-V"],
-    "qemu-img": ["qemu-img", "--version"],
     "sfdisk": ["sfdisk", "--version"],
 }
 
@@ -55,31 +55,45 @@ class Facts:
     probe: Probe | None = None
 
 
-def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> None:
-    """Write an image's manifest and what belongs to it.
+@dataclass(frozen=True)
+class Description:
+    """What can be said of an image before it is there.
+
+    Attributes:
+        manifest: all of ``manifest.json`` but what the file itself is.
+        packages: rows of ``packages.json``.
+        sbom: text of ``sbom.cdx.json``.
+    """
+
+    manifest: dict[str, object]
+    packages: Sequence[Mapping[str, object]]
+    sbom: str
+
+
+def package_files(root: Path, family: str, packages: Sequence[Package]) -> dict[str, list[str]]:
+    """Return the paths that each package brought; not all need be in the tree.
+
+    To be called before the tree is sealed: rpm leaves files of its own beside its database, even of a query.
+    """
+    return _deb_files(root, packages) if family == "deb" else _rpm_files(root)
+
+
+def describe(plan: Plan, root: Path, facts: Facts, files: Mapping[str, Sequence[str]]) -> Description:
+    """Describe what goes into an image; only reads the tree, which may be written to its disk meanwhile.
 
     Args:
-        target: directory that holds the image.
-        plan: what was built.
-        root: the sealed tree.
-        image: the finished qcow2.
+        plan: what is built.
+        root: the sealed tree; that the files of the EFI system partition are taken out of it does not matter.
         facts: what else is known.
+        files: from :func:`package_files`.
     """
-    sizes = {path: _space(status) for path, status in tree.walk(root)}
-    listed = _deb_files(root, facts.packages) if plan.family == "deb" else _rpm_files(root)
+    sizes = {path: _space(status) for path, status in tree.walk(root) if not path.startswith(f"{ESP}/")}
     per_package = {
-        package.name: sum(sizes.get(path, 0) for path in listed[package.name] if not (root / path).is_dir())
+        package.name: sum(sizes.get(path, 0) for path in files[package.name] if not (root / path).is_dir())
         for package in facts.packages
     }
-    checksum = tree.file_sha256(image)
     manifest = _names(plan) | {
         "epoch": facts.epoch,
-        "image": {
-            "file": image.name,
-            "size": image.stat().st_size,
-            "virtual_size": plan.release.disk.size,
-            "sha256": checksum,
-        },
         "kernels": list(facts.kernels),
         "page_size": plan.release.arch[plan.arch].page_size,
         "identifiers": dict(facts.identifiers),
@@ -89,11 +103,30 @@ def write(target: Path, plan: Plan, root: Path, image: Path, facts: Facts) -> No
         "largest_packages": dict(sorted(per_package.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]),
         "provenance": _provenance(plan, facts),
     }
-    _write_json(target / "manifest.json", manifest)
-    _write_json(target / "plan.json", plan.inputs)
     rows = [package.model_dump() | {"size": per_package[package.name]} for package in facts.packages]
-    _write_json(target / "packages.json", rows)
-    (target / "sbom.cdx.json").write_text(_sbom(plan, facts.packages, facts.epoch))
+    return Description(manifest, rows, _sbom(plan, facts.packages, facts.epoch))
+
+
+def write(target: Path, plan: Plan, image: Path, description: Description) -> None:
+    """Write an image's manifest and what belongs to it.
+
+    Args:
+        target: directory that holds the image.
+        plan: what was built.
+        image: the finished qcow2.
+        description: from :func:`describe`.
+    """
+    checksum = tree.file_sha256(image)
+    file = {
+        "file": image.name,
+        "size": image.stat().st_size,
+        "virtual_size": plan.release.disk.size,
+        "sha256": checksum,
+    }
+    _write_json(target / "manifest.json", description.manifest | {"image": file})
+    _write_json(target / "plan.json", plan.inputs)
+    _write_json(target / "packages.json", description.packages)
+    (target / "sbom.cdx.json").write_text(description.sbom)
     _write_checksums(target, {image.name: checksum})
 
 
@@ -168,6 +201,7 @@ def _provenance(plan: Plan, facts: Facts) -> dict[str, object]:
     words += ["describe", "--always", "--dirty", "--abbrev=12"]
     revision = process.run(words, env={"HOME": os.environ.get("HOME", "/")}, capture=True, check=False).stdout.strip()
     tools = {"base": facts.maker} | {name: _first_line(words) for name, words in TOOLS.items()}
+    tools["zstd"] = qcow2.compressor()
     sources = [source.model_dump() for source in plan.sources]
     sources += [item.model_dump(include={"id", "url", "index"}) for item in plan.repositories]
     return {

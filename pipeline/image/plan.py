@@ -25,7 +25,7 @@ from pipeline.profile import DebBase, Profile, Release, RpmBase, select
 
 CODE = Path(__file__).parent
 SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
-TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy", "qemu-img")
+TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
 RPM_CODE = tuple(

@@ -75,8 +75,13 @@ def written(tmp_path: Path, root: Path, plan: Plan) -> Path:
         identifiers={"disk": "d", "root": "r", "esp": "e"},
         maker="mmdebstrap 1.2.3",
     )
-    manifest.write(target, plan, root, target / f"{plan.name}.qcow2", facts)
+    write(target, plan, root, target / f"{plan.name}.qcow2", facts)
     return target
+
+
+def write(target: Path, plan: Plan, root: Path, image: Path, facts: manifest.Facts) -> None:
+    files = manifest.package_files(root, plan.family, facts.packages)
+    manifest.write(target, plan, image, manifest.describe(plan, root, facts, files))
 
 
 def load(path: Path) -> Any:  # noqa: ANN401  JSON
@@ -118,7 +123,7 @@ def test_sizes_are_those_in_the_image_however_this_machine_keeps_the_files(
     assert (root / "etc/small.conf").stat().st_blocks * 512 >= 2**20
     (tmp_path / "image").touch()
     facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x")
-    manifest.write(tmp_path, plan, root, tmp_path / "image", facts)
+    write(tmp_path, plan, root, tmp_path / "image", facts)
     assert {row["name"]: row["size"] for row in load(tmp_path / "packages.json")}["small"] == 4096
 
 
@@ -130,7 +135,7 @@ def test_the_manifest_says_how_large_a_page_of_memory_is(
     project.release["arch"]["arm64"] |= said
     (tmp_path / "i.qcow2").write_bytes(b"an image")
     facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x")
-    manifest.write(tmp_path, project.plan(Architecture.ARM64), root, tmp_path / "i.qcow2", facts)
+    write(tmp_path, project.plan(Architecture.ARM64), root, tmp_path / "i.qcow2", facts)
     assert load(tmp_path / "manifest.json")["page_size"] == size
 
 
@@ -147,7 +152,7 @@ def test_what_the_medium_was_and_said_is_kept_but_not_where_it_lay(
     said = Probe(os_release={"ID": "kylin"}, backend="bdb", boot_packages=("kernel-4.19-1",), efi_vendors=("kylin",))
     (tmp_path / "i.qcow2").write_bytes(b"an image")
     facts = manifest.Facts(packages=PACKAGES, kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x", probe=said)
-    manifest.write(tmp_path, plan.model_copy(update={"medium": medium}), root, tmp_path / "i.qcow2", facts)
+    write(tmp_path, plan.model_copy(update={"medium": medium}), root, tmp_path / "i.qcow2", facts)
     provenance = load(tmp_path / "manifest.json")["provenance"]
     assert provenance["medium"] == {"kind": kind, "digest": "d" * 64, "file": file}
     assert provenance["probe"] == {
@@ -212,5 +217,5 @@ def test_the_bill_of_materials_depends_on_its_inputs_only(
     facts = manifest.Facts(
         packages=tuple(reversed(PACKAGES)), kernels=(), epoch=EPOCH, keys={}, identifiers={}, maker="x"
     )
-    manifest.write(again, plan, root, again / "i.qcow2", facts)
+    write(again, plan, root, again / "i.qcow2", facts)
     assert (again / "sbom.cdx.json").read_bytes() == (written / "sbom.cdx.json").read_bytes()
