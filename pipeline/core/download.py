@@ -76,8 +76,8 @@ def fetch(
         The content's sha256 in hexadecimal.
 
     Raises:
-        NetworkError: it cannot be had, or is not what it should be. What was received in vain is removed; what may be
-            continued stays.
+        NetworkError: it cannot be had (MissingError if it is not there), or is not what it should be (ContentError).
+            What was received in vain is removed; what may be continued stays.
         StorageError: it cannot be written.
         InputError: the URL is of no kind that can be fetched.
     """
@@ -120,7 +120,7 @@ def exists(url: str, *, patience: Patience = HASTY) -> bool:
         try:
             with _answer(session, url, {}, patience):
                 return True
-        except _MissingError:
+        except MissingError:
             return False
 
     with _session() as session:
@@ -138,7 +138,7 @@ class _Want:
     def check_size(self, url: str, offered: int | None, part: _Part) -> None:
         if self.size is not None and offered is not None and offered != self.size:
             part.remove()
-            raise NetworkError(
+            raise ContentError(
                 f"{redact(url)}: wrong size: expected {self.size} bytes, got {offered}", hint=_WRONG_CONTENT
             )
 
@@ -146,7 +146,7 @@ class _Want:
         self.check_size(url, part.size, part)
         if self.sha256 is not None and part.sha256 != self.sha256:
             part.remove()
-            raise NetworkError(
+            raise ContentError(
                 f"{redact(url)}: wrong checksum: expected sha256 {self.sha256}, got {part.sha256}", hint=_WRONG_CONTENT
             )
 
@@ -158,8 +158,12 @@ _AUTHORITY = "if a proxy or a private authority signs for this host, name its ce
 _UNREACHABLE = "check the host's name, this machine's network, and http_proxy, https_proxy and no_proxy"
 
 
-class _MissingError(NetworkError):
+class MissingError(NetworkError):
     """The server says that there is no such thing."""
+
+
+class ContentError(NetworkError):
+    """What the server has is not what was wanted."""
 
 
 class _AgainError(Exception):
@@ -351,7 +355,8 @@ def _copy(url: str, part: _Part, want: _Want) -> None:
                 part.append(chunk)
     except OSError as error:
         part.remove()
-        raise NetworkError(f"{redact(url)}: cannot be read: {error.strerror}", hint="check the path") from error
+        kind = MissingError if isinstance(error, FileNotFoundError) else NetworkError
+        raise kind(f"{redact(url)}: cannot be read: {error.strerror}", hint="check the path") from error
     want.check(url, part)
 
 
@@ -447,7 +452,7 @@ def _answer(
 
     Raises:
         _AgainError: it may be good the next time.
-        _MissingError: there is nothing.
+        MissingError: there is nothing.
         NetworkError: it will not be good.
     """
     import requests
@@ -475,7 +480,7 @@ def _check_status(url: str, response: requests.Response) -> None:
     if status == RANGE_REFUSED:
         raise _AgainError(said, hint=_WRONG_CONTENT)
     if status in (NOT_FOUND, GONE):
-        raise _MissingError(f"{redact(url)}: not there: {said}", hint="check the address; a mirror drops old versions")
+        raise MissingError(f"{redact(url)}: not there: {said}", hint="check the address; a mirror drops old versions")
     hint = _CREDENTIALS if status in DENIED else "check the address"
     raise NetworkError(f"{redact(url)}: refused: {said}", hint=hint)
 

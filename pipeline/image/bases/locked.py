@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from pipeline.core import download, parallel
 from pipeline.core.document import Model
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, NetworkError, PipelineError, VerificationError
 
 # Names and versions become parts of file names and of commands: nothing in them may mean anything there.
 Text = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9.+_~:^-]*$")]
@@ -17,6 +20,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s?#@]+$")]
 # Where an archive's or a repository's index is, below its root.
 INDEX_PLACES = ("/dists/", "/repodata/")
+AT_A_TIME = 8  # archives
+RELOCK = "./invoke lock --update takes what is offered now; --mirror URL names an archive that still has the old ones"
 
 
 class LockedPackage(Model):
@@ -95,3 +100,56 @@ def on_mirror(
         return package.model_copy(update={"origin": f"{root}/{path}"})
 
     return tuple(moved(package) for package in packages)
+
+
+def fetch(
+    packages: Sequence[LockedPackage],
+    place: Callable[[LockedPackage], Path],
+    offered: Callable[[Sequence[str]], Mapping[str, str]],
+) -> dict[LockedPackage, Path]:
+    """Fetch the archives of packages, several at once; what is there already is used, if its bytes are the locked ones.
+
+    Args:
+        packages: what to fetch.
+        place: says where the archive of a package is kept.
+        offered: asked only if something is missing: the versions that the repositories have now, by name.
+
+    Returns:
+        Where each archive is.
+
+    Raises:
+        NetworkError: some are not there any more; all of them are named. Or a server cannot be reached.
+        VerificationError: some have other bytes than when they were locked; all of them are named.
+    """
+
+    def get(package: LockedPackage) -> PipelineError | None:
+        try:
+            download.fetch(package.origin, place(package), sha256=package.sha256, size=package.size)
+        except (download.MissingError, download.ContentError) as error:
+            return error
+        return None
+
+    results = zip(packages, parallel.each(AT_A_TIME, packages, get), strict=True)
+    if failed := [(package, error) for package, error in results if error]:
+        raise _cannot_be_had(failed, len(packages), offered)
+    return {package: place(package) for package in packages}
+
+
+def _cannot_be_had(
+    failed: Sequence[tuple[LockedPackage, PipelineError]],
+    total: int,
+    offered: Callable[[Sequence[str]], Mapping[str, str]],
+) -> PipelineError:
+    missing = [package.name for package, error in failed if isinstance(error, download.MissingError)]
+    known: Mapping[str, str] = {}
+    if missing:
+        with contextlib.suppress(PipelineError):  # it is only for the message
+            known = offered(missing)
+    lines = [f"{len(failed)} of {total} locked packages cannot be had:"]
+    for package, error in failed:
+        now = f"; {known[package.name]} is offered now" if package.name in known else ""
+        lines.append(f"  {package.title}: {error.message}{now}")
+    if len(missing) < len(failed):
+        hint = "find out why, before anything else: an archive never changes, a package gets another version"
+        return VerificationError("\n".join(lines), hint=f"{hint}; {RELOCK}")
+    return NetworkError("\n".join(lines), hint=RELOCK)
