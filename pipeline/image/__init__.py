@@ -1,5 +1,9 @@
 """Node images: from a profile to a published qcow2 with its manifest."""
 
+from pipeline.image.artifact import Pushed
+from pipeline.image.artifact import publish as publish_images
+from pipeline.image.artifact import pull as pull_image
+from pipeline.image.artifact import push as push_image
 from pipeline.image.build import Built, build, clean, up_to_date
 from pipeline.image.doctor import doctor
 from pipeline.image.history import History, Record, Step
@@ -17,6 +21,7 @@ __all__ = [
     "History",
     "Plan",
     "Published",
+    "Pushed",
     "Record",
     "Step",
     "build",
@@ -28,7 +33,10 @@ __all__ = [
     "outcome",
     "plan_text",
     "print_rows",
+    "publish_images",
     "published",
+    "pull_image",
+    "push_image",
     "read_history",
     "resolve",
     "rows",
