@@ -3,7 +3,7 @@
 On disk, below the cache's root::
 
     <kind>/<key>/inputs.json   the inputs that the key is the hash of, to read and to compare
-    <kind>/<key>/meta.json     when it was made and its size; the file's own time is that of the last use
+    <kind>/<key>/meta.json     when it was made, its size and fingerprint; the file's own time is that of the last use
     <kind>/<key>/data/         the content
     .tmp/                      what is being made, workspaces, and removed entries that are still in use
     .lock                      taken for moments only
@@ -12,6 +12,9 @@ Locks are flocks on the directories themselves: they follow a rename and die wit
 ``.tmp`` that nobody has locked is left over. An entry is locked shared by its users, and deleted only by one who can
 lock it exclusively. Every look-up, rename and try for an exclusive lock is made under ``.lock``; waiting, making and
 deleting are not. Nothing is synced: after a power cut, empty the cache (``./invoke clean --cache``).
+
+An entry is found only as it was made (``core/fingerprint.py``): nobody may write below ``data/`` afterwards, nor give a
+file there another name. One that somebody changed is put away and made again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import datetime
 import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -29,20 +31,20 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from pipeline.core import progress
+from pipeline.core import disks, events, fingerprint, progress
+from pipeline.core.difference import Json as Json
+from pipeline.core.difference import difference as difference
+from pipeline.core.disks import allocated as allocated
 from pipeline.core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-_Leaf: TypeAlias = "str | tuple[str, ...]"  # a scalar as JSON, or a list of such
+    from collections.abc import Callable, Iterator, Mapping
 
 DEFAULT_LIMIT = 20 * 2**30
 LARGEST_RESERVE, RESERVE_SHARE = 2 * 2**30, 20  # a twentieth of the file system stays free, at most 2 GiB
-SHOWN_CHANGES, SHOWN_WORDS, SHOWN_LETTERS = 5, 8, 40
+SHOWN_CHANGES = 5
 INPUTS, META, DATA = "inputs.json", "meta.json", "data"
 
 
@@ -73,10 +75,7 @@ class Stored:
     created: datetime.datetime
     last_used: datetime.datetime
     inputs: Mapping[str, Json]
-
-
-class _FullDiskError(StorageError):
-    """A full disk, described already."""
+    fingerprint: str
 
 
 class Cache:
@@ -113,7 +112,13 @@ class Cache:
             os.close(self._held.pop())
 
     def obtain(
-        self, kind: str, inputs: Mapping[str, Json], make: Callable[[Path], None], *, fresh: bool = False
+        self,
+        kind: str,
+        inputs: Mapping[str, Json],
+        make: Callable[[Path], None],
+        *,
+        fresh: bool = False,
+        linked: bool = False,
     ) -> Entry:
         """Return the content for these inputs; make it if it is missing, or wait for the process that is making it.
 
@@ -122,6 +127,7 @@ class Cache:
             inputs: everything that the content depends on.
             make: fills the empty directory it is given, which is renamed afterwards: nothing may stay mounted there.
             fresh: make it even if it is there, and replace that.
+            linked: its files are given further names, so the caller compares their content; always so for a kind.
 
         Raises:
             StorageError: the disk is full. Whatever ``make`` raises, nothing of this entry stays, and no other is lost.
@@ -130,18 +136,20 @@ class Cache:
         making = self._tmp / f"make-{kind}-{path.name}"
         waited = False
         while True:
-            with _naming_full_disk(self._root, f"making {kind}"), self._locked():
+            with disks.naming_full(self._root, f"making {kind}"), self._locked():
                 found = None if fresh else self._find(path)
                 lock = None if found else self._claim(making)
             if found:
-                return found
-            if lock is not None:
-                return self._make(path, inputs, make, making, lock)
-            if not waited:
-                progress.note(f"{kind}: another build is making the same; waiting for it")
-                waited = True
-            _wait(making)
-            self._collect()  # if the other was killed, what it left may fill the disk
+                if self._is_as_made(path, *found, linked=linked):
+                    return Entry(kind, path.name, path / DATA, hit=True)
+            elif lock is not None:
+                return self._make(path, inputs, make, making, lock, linked=linked)
+            else:
+                if not waited:
+                    progress.note(f"{kind}: another build is making the same; waiting for it")
+                    waited = True
+                _wait(making)
+                self._collect()  # if the other was killed, what it left may fill the disk
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -151,7 +159,7 @@ class Cache:
             StorageError: the disk is full.
         """
         path = self._tmp / f"work-{secrets.token_hex(8)}"
-        with contextlib.ExitStack() as undo, _naming_full_disk(self._root, "working"):
+        with contextlib.ExitStack() as undo, disks.naming_full(self._root, "working"):
             with self._locked():
                 lock = self._claim(path)
                 assert lock is not None, "nobody else draws the same name"
@@ -175,18 +183,34 @@ class Cache:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _find(self, path: Path) -> Entry | None:
-        """Look an entry up and hold it; a damaged one is put away."""
+    def _find(self, path: Path) -> tuple[Stored, int] | None:
+        """Look an entry up and lock it; one without a sound description is put away."""
         if not os.path.lexists(path):
             return None
-        lock = _try_lock(path, fcntl.LOCK_SH) if _read(path) else None
-        if lock is None:
-            progress.note(f"{path.parent.name}: the cached entry {path.name[:12]} is damaged; it is made again")
+        stored = _read(path)
+        lock = _try_lock(path, fcntl.LOCK_SH) if stored else None
+        if stored is None or lock is None:
+            progress.note(_damaged(path))
             self._put_away(path)
             return None
-        self._held.append(lock)
         os.utime(path / META)
-        return Entry(path.parent.name, path.name, path / DATA, hit=True)
+        return stored, lock
+
+    def _is_as_made(self, path: Path, stored: Stored, lock: int, *, linked: bool) -> bool:
+        """Compare an entry that was found with what was made; keep it locked if it is that, else put it away."""
+        now = ""
+        with events.span("cache", f"compare {stored.kind}"), contextlib.suppress(OSError):
+            now = fingerprint.of(path / DATA, linked=linked).digest
+        if now == stored.fingerprint:
+            self._held.append(lock)
+            events.moment("cache", f"hit: {stored.kind}", key=stored.key)
+            return True
+        progress.note(_damaged(path))
+        with self._locked(), contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.lstat()):  # nobody has made it again since
+                self._put_away(path)
+        os.close(lock)
+        return False
 
     def _claim(self, path: Path) -> int | None:
         """Make a directory of our own and lock it; None if another process has it."""
@@ -204,19 +228,25 @@ class Cache:
         return path.rename(self._tmp / f"trash-{secrets.token_hex(8)}")
 
     def _make(
-        self, path: Path, inputs: Mapping[str, Json], make: Callable[[Path], None], making: Path, lock: int
+        self,
+        path: Path,
+        inputs: Mapping[str, Json],
+        make: Callable[[Path], None],
+        making: Path,
+        lock: int,
+        *,
+        linked: bool,
     ) -> Entry:
         kind, data = path.parent.name, making / DATA
+        events.moment("cache", f"miss: {kind}", key=path.name)
         with contextlib.ExitStack() as undo:
             undo.callback(_destroy, making, lock)
-            with _naming_full_disk(self._root, f"making {kind}"):  # inside: the space free before the undo is told
+            with disks.naming_full(self._root, f"making {kind}"):  # inside: the space free before the undo is told
                 progress.note(f"{kind}: {self._reason(path, inputs)}")
                 data.mkdir()
                 data.chmod(0o755)  # whatever the umask: it may become the root directory of a tree
                 make(data)
-                (making / INPUTS).write_text(json.dumps(inputs, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-                meta = {"created": datetime.datetime.now(datetime.UTC).isoformat(), "size": allocated(making)}
-                (making / META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+                _describe(making, inputs, linked=linked)
                 self._publish(making, lock, path)
             undo.pop_all()
         self._held.append(lock)
@@ -300,53 +330,6 @@ def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def difference(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[tuple[int, str]]:
-    """Return what changed, sorted by name: the number of leaves, and words such as ``packages +foo -bar``.
-
-    Lists of scalars are compared as sets.
-    """
-    before, after = (dict(_leaves(json.loads(json.dumps(side)))) for side in (old, new))
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return [_change(name, before.get(name), after.get(name)) for name in names]
-
-
-def allocated(path: Path) -> int:
-    """Return the bytes that a directory takes on its disk; a file with many names counts once."""
-    inside = (Path(folder, name) for folder, folders, files in os.walk(path) for name in folders + files)
-    blocks = {(status := item.lstat()).st_ino: status.st_blocks for item in itertools.chain([path], inside)}
-    return sum(blocks.values()) * 512
-
-
-def _leaves(value: Json, name: str = "") -> Iterator[tuple[str, _Leaf]]:
-    if isinstance(value, dict) and (value or not name):
-        for inner in value:
-            yield from _leaves(value[inner], f"{name}.{inner}" if name else inner)
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{name}[{index}]")
-    else:
-        yield name, tuple(map(json.dumps, value)) if isinstance(value, list) else json.dumps(value)
-
-
-def _change(name: str, old: _Leaf | None, new: _Leaf | None) -> tuple[int, str]:
-    if isinstance(old, tuple) and isinstance(new, tuple):
-        words = [f"+{_show(item, '')}" for item in new if item not in old]
-        words += [f"-{_show(item, '')}" for item in old if item not in new]
-        more = [f"({len(words) - SHOWN_WORDS} more)"] if len(words) > SHOWN_WORDS else []
-        return max(1, len(words)), " ".join([name, *(words[:SHOWN_WORDS] or ["in another order"]), *more])
-    if old is None or new is None:
-        return 1, f"+{name} {_show(new)}" if old is None else f"-{name} {_show(old)}"
-    return 1, f"{name} {_show(old)} -> {_show(new)}"
-
-
-def _show(leaf: _Leaf | None, quote: str = "'") -> str:
-    if not isinstance(leaf, str):
-        return f"({len(leaf or ())} items)"
-    text = json.loads(leaf) if leaf.startswith('"') else leaf
-    text = text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS // 2]}…"
-    return f"{quote}{text}{quote}" if leaf.startswith('"') else text
-
-
 def _read(path: Path) -> Stored | None:
     """Read an entry's description; None if it is damaged."""
     try:
@@ -354,10 +337,28 @@ def _read(path: Path) -> Stored | None:
         meta = json.loads((path / META).read_bytes())
         used = datetime.datetime.fromtimestamp((path / META).stat().st_mtime, datetime.UTC)
         created, size = datetime.datetime.fromisoformat(meta["created"]), int(meta["size"])
+        made = str(meta["fingerprint"])
         whole = isinstance(inputs, dict) and key_of(path.parent.name, inputs) == path.name and (path / DATA).is_dir()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Stored(path.parent.name, path.name, size, created, used, inputs) if whole else None
+    return Stored(path.parent.name, path.name, size, created, used, inputs, made) if whole else None
+
+
+def _describe(path: Path, inputs: Mapping[str, Json], *, linked: bool) -> None:
+    """Write down what an entry is, when its content is there."""
+    with events.span("cache", "describe"):
+        made = fingerprint.of(path / DATA, linked=linked)
+    meta = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(),
+        "size": made.allocated,
+        "fingerprint": made.digest,
+    }
+    (path / INPUTS).write_text(json.dumps(inputs, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+    (path / META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+
+
+def _damaged(path: Path) -> str:
+    return f"{path.parent.name}: the cached entry {path.name[:12]} is damaged; it is made again"
 
 
 def _lock(path: Path, how: int) -> int:
@@ -384,7 +385,7 @@ def _wait(path: Path) -> None:
 def _destroy(path: Path, lock: int) -> int:
     """Delete a directory that we have locked; returns the bytes freed, 0 if it had to stay for a later run."""
     try:
-        for point, _ in _mounts():
+        for point, _ in disks.mounts():
             if point.is_relative_to(path):  # it may be the host's own /dev that would be emptied
                 raise OSError(errno.EBUSY, "still mounted", str(point))
         size = allocated(path)
@@ -399,28 +400,3 @@ def _destroy(path: Path, lock: int) -> int:
     finally:
         os.close(lock)
     return size
-
-
-def _mounts() -> list[tuple[Path, str]]:
-    """Return every mount point, and what is mounted there."""
-    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
-    octal = re.compile(r"\\([0-7]{3})")
-    return [(Path(octal.sub(lambda o: chr(int(o[1], 8)), line[4])), line[line.index("-") + 2]) for line in lines]
-
-
-@contextlib.contextmanager
-def _naming_full_disk(place: Path, doing: str) -> Iterator[None]:
-    """Turn any error that speaks of a full disk into one that says which disk, how full, and what to do."""
-    try:
-        yield
-    except _FullDiskError:
-        raise
-    except (OSError, StorageError) as error:
-        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
-            raise
-        under = [mount for mount in _mounts() if place.is_relative_to(mount[0])]
-        point, source = sorted(under, key=lambda mount: len(mount[0].parts))[-1]
-        free = f"{shutil.disk_usage(place).free / 2**20:,.1f} MiB free on {point} ({source})"
-        message = f"no space left while {doing}: {free}, which holds {place}\n{error}"
-        hint = "'./invoke clean --cache' empties the cache; or set XDG_CACHE_HOME to a larger disk"
-        raise _FullDiskError(message, hint=hint) from error

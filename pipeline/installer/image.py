@@ -239,11 +239,11 @@ def _component_layer(plan: Plan, cache: Cache, workspace: Path, name: str, arch:
         paths = {f"{payload.COMPONENTS}/{name}/{file}": source / file for file in files}
         _write_layer({path: (file, PROGRAM) for path, file in paths.items()}, target)
 
-    entry = cache.obtain("installer-layer", inputs, make)
+    entry = cache.obtain("installer-layer", inputs, make, linked=True)
     layer = _read_layer(entry.path, name, component.version)
     if entry.hit and f"sha256:{sha256_of(layer.blob)}" != layer.info.digest:
         progress.note(f"{what}: the cached layer is damaged; it is made again")
-        entry = cache.obtain("installer-layer", inputs, make, fresh=True)
+        entry = cache.obtain("installer-layer", inputs, make, linked=True, fresh=True)
         layer = _read_layer(entry.path, name, component.version)
     return layer
 

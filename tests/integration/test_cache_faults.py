@@ -432,6 +432,34 @@ def test_odd_trees(tmp_path: Path) -> None:
     cycle_of_an_odd_tree(tmp_path)
 
 
+USER = """
+import sys
+from pathlib import Path
+from pipeline.core.cache import Cache
+
+def make(path):
+    (path / "file").write_text("x")
+
+with Cache(Path(sys.argv[1])) as cache:
+    entry = cache.obtain("base", {}, make)
+    print(entry.hit, cache.entries()[0].kind, entry.path.stat().st_uid)
+"""
+
+
+def test_owners_look_different_from_inside_of_a_user_namespace(tmp_path: Path) -> None:
+    inside = ["unshare", "--user", "--map-user=12345"]
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this user may not make a user namespace")
+    script = [sys.executable, "-c", USER, str(tmp_path)]
+    said = [
+        subprocess.run([*wrapper, *script], check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        for wrapper in (inside, [], inside)
+    ]
+    assert [done.stdout.split() for done in said] == [
+        ["False", "base", "12345"], ["True", "base", str(os.geteuid())], ["True", "base", "12345"],
+    ]  # fmt: skip
+
+
 def as_nobody(act: Callable[[Path], None], root: Path, sender: multiprocessing.connection.Connection) -> None:
     os.setgroups([])
     os.setgid(NOBODY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -169,14 +170,17 @@ def test_cached_layers_need_no_artifact(site: Site) -> None:
 def test_a_damaged_cache_is_mended(site: Site, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     first = site.build().digest
     for layer in (tmp_path / "cache").rglob("layer"):
-        layer.unlink()  # the built image has the same file
-        layer.write_bytes(b"damaged")
+        status = layer.stat()
+        layer.write_bytes(bytes(status.st_size))
+        os.utime(layer, ns=(status.st_atime_ns, status.st_mtime_ns))
     for artifact in (tmp_path / "cache").rglob("artifact"):
         artifact.write_bytes(b"damaged")
     (site.build_dir / "cluster-installer/digest").unlink()
     (site.build_dir / "cluster-installer/manifest.json").unlink()
     assert site.build().digest == first
-    assert "tool 1.0 for amd64: the cached layer is damaged; it is made again" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "tool 1.0 for amd64: the cached layer is damaged; it is made again" in said
+    assert re.search("installer-artifact: the cached entry [0-9a-f]{12} is damaged; it is made again", said)
 
 
 def test_another_artifact_than_the_pinned_one_is_refused(
