@@ -291,6 +291,65 @@ def inspect(_context: Context, os: str = "debian", release: str = "", arch: str 
     print(image.inspection_text(found))
 
 
+WHERE = "repository in a registry: HOST[:PORT]/PATH"
+SOME = {
+    "os": "operating systems, with commas between them, or all (default: debian)",
+    "release": "releases, with commas between them, or all (default: each profile's own)",
+    "arch": "amd64, arm64 or all (default: this machine's)",
+}
+
+
+@task(help=WHICH | SOME | REACH | {"to": WHERE, "arch": SOME["arch"] + "; of all, those that are built"})
+@command
+def publish(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    profiles: str = PROFILES,
+    to: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Push built images to a registry, for KubeVirt, podman, skopeo and oras; prints their names with digest.
+
+    Example: ./invoke publish --os debian --arch all --to registry.site.example:5000/node-images --ca ca.pem
+    """
+    from pipeline import image, profile
+
+    names = [cell.name for cell in profile.cells(Path(profiles), os, release, arch)]
+    options = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    some = "all" in (os, release, arch)
+    print("\n".join(one.reference for one in image.publish_images(names, BUILD, to, options, only_built=some)))
+
+
+@task(help=WHICH | SOME | REACH | {"repository": WHERE})
+@command
+def fetch(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    profiles: str = PROFILES,
+    repository: str = "",
+    ca: str = "",
+    auth_file: str = "",
+    insecure: bool = False,
+    plain_http: bool = False,
+) -> None:
+    """Get published images from a registry into build/, verified, as if they had been built here.
+
+    Example: ./invoke fetch --arch arm64 --repository registry.site.example:5000/node-images --ca ca.pem
+    """
+    from pipeline import image, profile
+
+    names = [cell.name for cell in profile.cells(Path(profiles), os, release, arch)]
+    options = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
+    print("\n".join(map(str, image.fetch_images(names, BUILD, repository, options))))
+
+
 @task(help={"name": "only this image, as ./invoke list names it: debian-12-amd64", "cache": "also empty the cache"})
 @command
 def clean(_context: Context, name: str = "", cache: bool = False) -> None:
@@ -880,7 +939,9 @@ def bundle_prune(
 
 # --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
 
-ns = Collection(build, matrix, doctor, list_images, verify, shell, inspect, clean, test, lint, benchmark)
+ns = Collection(
+    build, matrix, doctor, list_images, verify, shell, inspect, publish, fetch, clean, test, lint, benchmark
+)
 ns.add_collection(
     Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)
 )

@@ -1,6 +1,7 @@
 """Node images: from a profile to a published qcow2 with its manifest."""
 
 from pipeline.image.artifact import Pushed
+from pipeline.image.artifact import fetch as fetch_images
 from pipeline.image.artifact import publish as publish_images
 from pipeline.image.artifact import pull as pull_image
 from pipeline.image.artifact import push as push_image
@@ -27,6 +28,7 @@ __all__ = [
     "build",
     "clean",
     "doctor",
+    "fetch_images",
     "inspect",
     "inspection_text",
     "other_kernel",

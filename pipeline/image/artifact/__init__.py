@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.core.arch import Architecture
     from pipeline.oci import RegistryOptions
 
-__all__ = ["Pushed", "publish", "pull", "push"]
+__all__ = ["Pushed", "fetch", "publish", "pull", "push"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,25 @@ def publish(
     from pipeline.image.artifact import sending
 
     return sending.publish(names, build_dir, to, options, only_built=only_built)
+
+
+def fetch(
+    names: Sequence[str], build_dir: Path, repository: str, options: RegistryOptions | None = None
+) -> tuple[Path, ...]:
+    """Pull images one after the other; the first that cannot be pulled ends it.
+
+    Args:
+        names: of the images, ``<os>-<release>-<arch>``.
+        build_dir: directory that gets them.
+        repository: ``host[:port]/path``.
+        options: how the registry is reached.
+
+    Returns:
+        Their directories.
+
+    Raises:
+        InputError: ``repository`` is no such name; and as :func:`pull`.
+    """
+    from pipeline.image.artifact import fetching
+
+    return fetching.fetch(names, build_dir, repository, options)

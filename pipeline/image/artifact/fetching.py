@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -28,6 +28,15 @@ def pull(reference: str, target: Path, options: oci.RegistryOptions | None, arch
         raise InputError(f"{reference!r} does not say which image", hint=_FOREIGN)
     with progress.step(f"fetch {wanted}"):
         return _Pull(Registry(wanted.host, options), wanted).run(target, arch)
+
+
+def fetch(
+    names: Sequence[str], build_dir: Path, repository: str, options: oci.RegistryOptions | None
+) -> tuple[Path, ...]:
+    """Pull images; see :func:`pipeline.image.artifact.fetch`."""
+    where = manifests.repository(repository, "--repository")
+    with progress.session(build_dir / "logs/fetch.log"):
+        return tuple(pull(f"{where}:{name}", build_dir, options, None) for name in names)
 
 
 class _Pull:

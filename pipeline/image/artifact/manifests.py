@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 
 from pipeline import oci
+from pipeline.core.errors import InputError
 from pipeline.image.artifact.source import MANIFEST, SUMS, Facts
 from pipeline.oci import Descriptor
 
@@ -22,6 +23,25 @@ TYPES = {
     "sbom.cdx.json": "application/vnd.cyclonedx+json",
     SUMS: "application/vnd.node-images.sha256sums",
 }
+
+
+def repository(text: str, option: str) -> oci.Reference:
+    """Read the name of a repository: the tags of what is in it follow from what the images are.
+
+    Args:
+        text: ``host[:port]/path``.
+        option: how a user gives it, for the error if there is none.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not text:
+        raise InputError("it is not said which repository", hint=f"add {option} HOST[:PORT]/PATH")
+    found = oci.Reference.parse(text)
+    if found.tag or found.digest:
+        hint = "write host[:port]/path: the tags follow from what the images are"
+        raise InputError(f"{text!r} says more than which repository", hint=hint)
+    return found
 
 
 def type_of(name: str) -> str:

@@ -29,28 +29,18 @@ def publish(
     chosen = [name for name in names if not only_built or (build_dir / name).is_dir()]
     if not chosen:
         raise InputError(f"of {', '.join(names)} nothing is built", hint="build it with ./invoke build")
-    _destination(to)
+    manifests.repository(to, "--to")
     with progress.session(build_dir / "logs/publish.log"):
         return tuple(push(build_dir / name, to, options) for name in chosen)
 
 
 def push(directory: Path, reference: str, options: oci.RegistryOptions | None) -> Pushed:
     """Push an image; see :func:`pipeline.image.artifact.push`."""
-    target = _destination(reference)
+    target = manifests.repository(reference, "--to")
     with progress.step(f"publish {directory.name}"), source.opened(directory) as found:
         pushed = _Push(Registry(target.host, options), target, found).run()
         progress.remark(f"{pushed.sent / MB:.1f} MB sent" if pushed.sent else "all of it was there")
         return pushed
-
-
-def _destination(reference: str) -> oci.Reference:
-    if not reference:
-        raise InputError("it is not said where to push", hint="add --to HOST[:PORT]/PATH")
-    target = oci.Reference.parse(reference)
-    if target.tag or target.digest:
-        hint = "write host[:port]/path: the tags follow from what the image is"
-        raise InputError(f"{reference!r} says more than where to push", hint=hint)
-    return target
 
 
 class _Push:
