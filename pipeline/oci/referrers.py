@@ -45,7 +45,8 @@ def attach(registry: Registry, repo: str, subject: str, manifests: Sequence[byte
     listed = registry.referrers(repo, subject)
     if not listed.has_api:
         return sent + _list(registry, repo, subject, {one.digest: fallback_entry(one, data) for one, data in wanted})
-    if absent := {one.digest for one, _ in wanted} - {one.digest for one in listed.found}:
+    absent = {one.digest for one, _ in wanted} - {one.digest for one in listed.found}
+    if absent:
         hint = (
             "the registry may have taken it before it had the referrers API: its own documentation says how to mend it"
         )

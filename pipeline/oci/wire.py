@@ -33,6 +33,13 @@ WHOLE = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})  # requests that do 
 LOGIN = "name a file with credentials for this registry: 'podman login --authfile FILE HOST' writes one"
 TROUBLE = "the registry is in trouble or busy: try again later; its own log says more"
 UNREACHABLE = "check the registry's name and port, that it runs, and http_proxy, https_proxy and no_proxy"
+HINTS = {
+    **dict.fromkeys(DENIED, "ask for the right to do this in the registry, or use other credentials"),
+    405: "the registry is read-only, or only a mirror of another one: use another one, or wait until it takes pushes",
+    413: "the registry, or a proxy before it, takes no requests of this size: raise its limit (nginx: "
+    "client_max_body_size 0)",
+    507: "the registry's disk is full: free some space there; what has arrived is not sent again",
+}
 AUTHORITY = "name the certificate of the authority that signed for the registry (CA), or ask the site for it"
 SPEAKS_PLAIN = "the registry may speak plain HTTP, or another protocol, on this port: check the port"
 
@@ -335,8 +342,7 @@ def refuse(response: requests.Response, what: str) -> NoReturn:
         raise NotThereError(f"{what}: not there: {said}", hint=hint)
     if status == UNAUTHORIZED:
         raise NetworkError(f"{what}: credentials are missing or wrong: {said}", hint=LOGIN)
-    hint = "ask for the right to do this in the registry, or use other credentials" if status in DENIED else TROUBLE
-    raise NetworkError(f"{what}: refused: {said}", hint=hint)
+    raise NetworkError(f"{what}: refused: {said}", hint=HINTS.get(status, TROUBLE))
 
 
 def _complaint(response: requests.Response) -> str:

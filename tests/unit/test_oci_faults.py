@@ -293,6 +293,9 @@ def test_a_deadline(fake: Fake) -> None:
         (403, "refused: HTTP status 403", "right"),
         (404, "not there", "name"),
         (400, "refused: HTTP status 400", "trouble"),
+        (405, "refused: HTTP status 405", "read-only"),
+        (413, "refused: HTTP status 413", "client_max_body_size"),
+        (507, "refused: HTTP status 507", "disk is full"),
     ],
 )
 def test_it_is_not_tried_again(fake: Fake, tmp_path: Path, code: int, what: str, hint: str) -> None:
