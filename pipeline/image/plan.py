@@ -29,8 +29,11 @@ TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
 RPM_CODE = tuple(
-    f"bases/{name}.py" for name in ("rpm", "dnf", "rpmdb", "kernels", "rpm_keys", "indexes", "repositories", "probe")
-)
+    f"bases/{name}.py"
+    for name in (
+        "rpm", "dnf", "rpmdb", "settle", "berkeley", "kernels", "rpm_keys", "indexes", "repositories", "probe",
+    )
+)  # fmt: skip
 MEDIA_CODE = tuple(
     f"bases/{name}.py"
     for name in ("media", "medium", "iso", "qcow2", "rootfs", "container", "unpack", "complete", "slim")

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import pytest
 
 from pipeline import image, lab, profile
-from pipeline.core import progress
+from pipeline.core import namespace, progress
 from pipeline.core.arch import Architecture
 from pipeline.lab import Firmware
 from pipeline.profile import Release, RpmBase
 from pipeline.quality import ROOT
+from tests.integration import test_rpm_base as trees
 from tests.integration.builds import unpack
 from tests.standin import distribution, media
 
@@ -118,6 +120,32 @@ def test_other_releases_of_the_systems_build_too(scratch: Path) -> None:
         directory = image.build(plan, scratch / "more").directory
         lab.verify(directory, offline=True)
         assert json.loads((directory / "manifest.json").read_text())["provenance"]["probe"]["backend"] == era
+
+
+@pytest.mark.parametrize("arch", Architecture)
+def test_a_berkeley_database_is_the_same_at_another_time(built: Built, scratch: Path, arch: Architecture) -> None:
+    """Its rpm writes the clock's time, and Berkeley DB what memory held; nothing of that may be in a tree."""
+    cell, place = "uos:20-1070a", scratch / f"berkeley-{arch}"
+    described, mirror = (
+        release_of(built, cell).base,
+        distribution.repositories(distribution.default_directory(), cell, arch),
+    )
+    assert isinstance(described, RpmBase)
+    place.mkdir()
+    first = trees.make(place, described, mirror, ("rpm", "bash"), arch=arch)
+    time.sleep(1.1)  # rpm notes the second of an installation
+    again = trees.make(place, described, mirror, ("rpm", "bash"), "again", arch)
+    assert trees.digest(again) == trees.digest(first)
+
+    def asked() -> str:
+        root = first / "tree"
+        namespace.in_tree(root, ["rpmdb", "--verifydb"])
+        words = ["/bin/sh", "-c", "rpm -qa --qf '%{INSTALLTIME} %{INSTALLTID}\\n' | sort -u"]
+        return namespace.in_tree(root, words, capture=True).stdout
+
+    with progress.session(place / "asked.log"):
+        epoch = json.loads((first / "origin.json").read_text())["epoch"]
+        assert namespace.run_private(asked) == f"{epoch} {epoch}\n"
 
 
 @pytest.mark.vm

@@ -10,13 +10,14 @@ import dataclasses
 import re
 import shutil
 import struct
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core import namespace, process, progress
 from pipeline.core.errors import InputError, PipelineError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import dnf, downloads, kernels, probe, rpm, rpm_keys, rpmdb, slim
+from pipeline.image.bases import dnf, downloads, kernels, probe, rpm, rpm_keys, rpmdb, settle, slim
 from pipeline.image.bases.medium import Request, check_identity, wrong_arch
 
 RPM = ("usr/bin/rpm", "bin/rpm")
@@ -66,7 +67,7 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
         InputError: the system is not what was asked for, or a package does not exist.
         PipelineError: as :func:`pipeline.image.bases.rpm.make`.
     """
-    root = target / "tree"
+    root, begin = target / "tree", int(time.time())
     check(path, root, request)
     database = probe.of_tree(root).database
     place = {"database": database or request.base.database}
@@ -87,8 +88,11 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
     with progress.step("slim"):
         slim.slim(root, request.packages, request.base.avoid)
     kernels.finish(root)
-    rpmdb.write_packages(target, rpmdb.seen(root), files)
-    rpm.write_origin(target, _newest(root, (), workspace))
+    installed, epoch = rpmdb.seen(root), _newest(root, (), workspace)
+    settle.settle(root, request.base.database, epoch, since=begin)
+    rpmdb.check(root, set(installed))
+    rpmdb.write_packages(target, installed, files)
+    rpm.write_origin(target, epoch)
     rpm.tidy(root, request.base)
 
 

@@ -15,7 +15,7 @@ from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import NetworkError
 from pipeline.image import tree
-from pipeline.image.bases import dnf, downloads, kernels, rpm_keys, rpmdb
+from pipeline.image.bases import dnf, downloads, kernels, rpm_keys, rpmdb, settle
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
 
@@ -95,6 +95,7 @@ def _own_database(program: dnf.Dnf, places: Sequence[Path], epoch: int, target: 
     installed = rpmdb.installed(program.root, program.home)
     files = rpmdb.package_files(installed, places, program.home)
     rpmdb.rewrite(program.root, program.base, rpmdb.gathered(files.values(), workspace / "rpms"), epoch)
+    settle.settle(program.root, program.base.database, epoch)
     rpmdb.check(program.root, set(installed))
     rpmdb.write_packages(target, installed, files)
 

@@ -81,7 +81,8 @@ def gathered(files: Iterable[Path], target: Path) -> Path:
 def rewrite(root: Path, base: RpmBase, files: Path, epoch: int) -> None:
     """Have the target's own rpm write the database over the same files.
 
-    From rpm 4.17 the time of installation follows SOURCE_DATE_EPOCH; an older one writes that of this build.
+    From rpm 4.17 the time of installation follows SOURCE_DATE_EPOCH; what an older one writes is for
+    :mod:`pipeline.image.bases.settle`.
     """
     tree.remove_below(tree.inside(root, base.database))
     script = (
