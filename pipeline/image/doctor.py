@@ -22,7 +22,7 @@ from pipeline.core.cache import cache_root
 from pipeline.core.errors import DependencyError, InputError, PipelineError, VerificationError
 from pipeline.core.network import HASTY
 from pipeline.image import plan as plans
-from pipeline.image.bases import deb, dnf, downloads, iso, probe, repositories, rpm, rpm_keys
+from pipeline.image.bases import deb, deb_apt, dnf, downloads, iso, probe, repositories, rpm, rpm_keys
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.repositories import Repository
 from pipeline.image.plan import Plan
@@ -178,9 +178,10 @@ def _deb(plan: Plan, base: DebBase) -> list[Finding]:
         return [known]
     with progress.step("packages"), tempfile.TemporaryDirectory() as name:
         try:
-            settings = deb.private_apt(base, plan.arch, plan.sources, Path(name))
-            words = ["apt-cache", *settings, "pkgnames"]
-            names = process.run(words, capture=True, what="listing packages").stdout.split()
+            env = deb_apt.private_apt(base, plan.arch, plan.sources, Path(name))
+            names = process.run(
+                ["apt-cache", "pkgnames"], env=env, capture=True, what="listing packages"
+            ).stdout.split()
         except PipelineError as error:
             return [known, _bad("packages", error)]
     return [known, *_missing(plan.packages, names, plan.arch)]

@@ -13,7 +13,7 @@ from pipeline.core import namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import PipelineError, VerificationError
-from pipeline.image.bases import deb, indexes, rpm_keys
+from pipeline.image.bases import deb_apt, indexes, rpm_keys
 from pipeline.image.bases.indexes import Indexed
 from pipeline.image.bases.repositories import KEY_FILES, Repository
 from pipeline.image.bases.sources import Source
@@ -70,23 +70,23 @@ def _tell_of_none(installed: str) -> None:
 def _of_deb(base: DebBase, arch: Architecture, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
     with Cache(cache_root()) as cache, cache.workspace() as workspace:
         sources = [Source.model_validate(source) for source in manifest["provenance"]["sources"]]
-        settings = deb.private_apt(base, arch, sources, workspace)
-        return _fetch_deb(settings, arch, manifest["kernels"], workspace)
+        env = deb_apt.private_apt(base, arch, sources, workspace)
+        return _fetch_deb(env, arch, manifest["kernels"], workspace)
 
 
 def _fetch_deb(
-    settings: Sequence[str], arch: Architecture, installed: Sequence[str], workspace: Path
+    env: Mapping[str, str], arch: Architecture, installed: Sequence[str], workspace: Path
 ) -> tuple[Path, ...]:
     flavour = installed[0].split("-", 2)[2]  # 6.1.0-56-cloud-amd64: the rest of the name after version and ABI
-    listed = process.run(["apt-cache", *settings, "pkgnames", "linux-image-"], capture=True).stdout.split()
+    listed = process.run(["apt-cache", "pkgnames", "linux-image-"], env=env, capture=True).stdout.split()
     wanted = re.compile(rf"^linux-image-(\d[\d.]*-\d+-{re.escape(flavour)})$")
     others = {match[1] for name in listed if (match := wanted.match(name))} - set(installed)
     if not others:
         _tell_of_none(installed[0])
         return ()
     name = f"linux-image-{newest_first(others)[0]}"
-    words = ["apt-get", *settings, "download", f"{name}:{arch.deb}"]
-    process.run(words, cwd=workspace, network=True, what="fetching a kernel package")
+    words = ["apt-get", "download", f"{name}:{arch.deb}"]
+    process.run(words, env=env, cwd=workspace, network=True, what="fetching a kernel package")
     (package,) = workspace.glob("*.deb")
     return (_kept(package, package.name),)
 

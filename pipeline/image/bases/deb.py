@@ -7,46 +7,28 @@ dpkg(1) ``--root``.
 
 from __future__ import annotations
 
-import email.utils
 import json
-import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import DependencyError, InputError, NetworkError, PipelineError, ToolError
+from pipeline.core.errors import DependencyError, NetworkError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import downloads
+from pipeline.image.bases import deb_apt, deb_lock, downloads
+from pipeline.image.bases.locked import LockedPackage
 from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
 
 HOOKS = Path(__file__).parent / "deb"
 TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-query", "gpg")
-NEVER_ASK = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
-NO_MORE_KEYS = "no-more-keys"
+# What scripts of packages make at random, for each machine to have its own: the same packages, the same tree.
+RANDOM = ("etc/ssh/ssh_host_*", "var/lib/dbus/machine-id")
 NO_INITRAMFS = {"INITRD": "No"}  # the boot step makes it once, when everything that goes into it is there
-CREDENTIALS = {  # where apt looks for names and passwords; of each, the first one that exists counts
-    "Dir::Etc::netrc": (Path.home() / ".netrc", Path("/etc/apt/auth.conf")),
-    "Dir::Etc::netrcparts": (Path("/etc/apt/auth.conf.d"),),
-}
-# What apt says, the error that it is, and the next action.
-TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
-    (
-        re.compile("Unable to locate package|no installation candidate|held broken packages|Unmet dependencies"),
-        InputError,
-        "correct the packages in the profile",
-    ),
-    (
-        re.compile("GPG error|is not signed|Failed to fetch|Unable to fetch"),
-        NetworkError,
-        "if the archive is being updated right now, try again later; or name another one with --mirror URL",
-    ),
-)
 KEEP_PACKAGES_SECONDS = 90 * 24 * 3600
 
 
@@ -106,45 +88,6 @@ def _check_keys(base: DebBase) -> None:
         )
 
 
-def private_apt(base: DebBase, arch: Architecture, sources: Sequence[Source], workspace: Path) -> list[str]:
-    """Set up an apt of its own, with the profile's sources and keys, and read its indexes.
-
-    Args:
-        base: the profile's base.
-        arch: for which architecture.
-        sources: from :func:`resolve_sources`.
-        workspace: empty directory that holds it.
-
-    Returns:
-        Options for ``apt-get`` and ``apt-cache``.
-
-    Raises:
-        ToolError: the indexes cannot be had.
-    """
-    root = workspace / "apt"
-    for name in (
-        "etc/apt/preferences.d",
-        "var/lib/apt/lists/partial",
-        "var/cache/apt/archives/partial",
-        "var/lib/dpkg",
-    ):
-        (root / name).mkdir(parents=True)
-    (root / "var/lib/dpkg/status").touch()
-    (root / "etc/apt/sources.list").write_text("\n".join(_source_lines(base, sources)) + "\n")
-    settings = {
-        "Dir": root,
-        "Dir::State::status": root / "var/lib/dpkg/status",
-        "Dir::Etc::Trusted": _trusted_keys(base, workspace),
-        "APT::Architecture": arch.deb,
-        "APT::Architectures": arch.deb,
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-    }
-    words = [f"--option={name}={value}" for name, value in settings.items()]
-    process.run(["apt-get", *words, "update"], network=True, what="reading the package indexes")
-    return words
-
-
 def make(
     base: DebBase,
     arch: Architecture,
@@ -154,6 +97,7 @@ def make(
     *,
     workspace: Path,
     package_cache: Path,
+    locked: Sequence[LockedPackage] | None = None,
 ) -> None:
     """Make a tree; to be called in the private namespace.
 
@@ -165,28 +109,46 @@ def make(
         target: directory that gets ``tree/``, ``packages.json`` and ``origin.json``.
         workspace: empty directory for intermediate files.
         package_cache: downloaded packages, shared between builds.
+        locked: exactly what is installed, and where it is fetched from; None for what the sources have now.
 
     Raises:
         InputError: a package does not exist, or cannot be installed together with the others.
         NetworkError: something could not be fetched, is not signed, or is not what the signed index says.
+        VerificationError: a package is not what was locked, or something else got into the tree.
         ToolError: mmdebstrap failed for another reason; its last lines are in the message.
     """
-    with downloads.in_use(package_cache):
-        _make(base, arch, packages, sources, target, workspace=workspace, package_cache=package_cache)
-
-
-def _make(
-    base: DebBase,
-    arch: Architecture,
-    packages: Sequence[str],
-    sources: Sequence[Source],
-    target: Path,
-    *,
-    workspace: Path,
-    package_cache: Path,
-) -> None:
     releases = workspace / "releases"
     releases.mkdir()
+    with downloads.in_use(package_cache):
+        if locked is None:
+            keys = deb_apt.trusted_keys(base, workspace)
+            # The directory takes the place of /etc/apt/trusted.gpg.d, whose keys would else be trusted besides.
+            words = [f"--keyring={keys}", f"--keyring={keys.parent / deb_apt.NO_MORE_KEYS}"]
+            words += [f"--aptopt={line}" for line in deb_apt.machine_connection()]
+            command = _command(arch, target / "tree", words, deb_apt.source_lines(base, sources))
+            installed = _install(base, packages, command, target, workspace, package_cache)
+        else:
+            archive = deb_lock.archive(base, arch, locked, sources, workspace=workspace, package_cache=package_cache)
+            command = _command(arch, target / "tree", (), [deb_lock.source_line(archive)])
+            installed = _install(base, packages, command, target, workspace, archive)
+            _check(installed, locked)
+        _prune(package_cache)
+    (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
+    version = process.run(["mmdebstrap", "--version"], capture=True).stdout.strip()
+    epoch = deb_apt.newest_date(sorted(releases.iterdir())) if locked is None else 0  # a lock has its own
+    (target / "origin.json").write_text(json.dumps({"epoch": epoch, "tool": version}, indent=1) + "\n")
+    _tidy(target / "tree")
+
+
+def _install(
+    base: DebBase,
+    packages: Sequence[str],
+    command: Sequence[process.Argument],
+    target: Path,
+    workspace: Path,
+    package_cache: Path,
+) -> tuple[Package, ...]:
+    """Run mmdebstrap; returns what is installed then."""
     slim = workspace / "slim"
     slim.write_text(_slim_config(base))
     root = target / "tree"
@@ -195,82 +157,42 @@ def _make(
         "AVOID": " ".join(base.avoid),
         "PACKAGE_CACHE": str(package_cache),
         "SLIM_CONFIG": str(slim),
-        "RELEASES": str(releases),
+        "RELEASES": str(workspace / "releases"),
         "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
         "OFFER": str(HOOKS / "offer.sh"),
         "TREE": str(root),
         "SCRATCH": str(workspace),
         "TMPDIR": str(workspace),
     }
-    _run_mmdebstrap(_command(base, arch, sources, root, _trusted_keys(base, workspace)), settings)
-    installed = installed_packages(root, package_cache)
-    (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
-    version = process.run(["mmdebstrap", "--version"], capture=True).stdout.strip()
-    origin = {"epoch": _newest_date(releases), "tool": version}
-    (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
-    _tidy(root)
-    _prune(package_cache)
-
-
-def _run_mmdebstrap(words: Sequence[process.Argument], settings: Mapping[str, str]) -> None:
-    """Run mmdebstrap; what apt complains of decides what kind of error it is, and stands in its first line."""
-    complaints: list[str] = []
-
-    def note(line: str) -> None:
-        if line.startswith(("E: ", "W: GPG error")):
-            complaints.append(line[3:])
-
-    env = NEVER_ASK | NO_INITRAMFS | dict(settings)
-    try:
-        process.run(words, env=env, network=True, what="making the base tree", on_line=note)
-    except ToolError as error:
-        for pattern, kind, hint in TROUBLES:
-            if found := next((line for line in complaints if pattern.search(line)), None):
-                raise kind(f"{found}\n{error.message}", hint=f"{hint}; {error.hint}") from error
-        raise
+    deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree")
+    return installed_packages(root, package_cache)
 
 
 def _command(
-    base: DebBase, arch: Architecture, sources: Sequence[Source], root: Path, keys: Path
+    arch: Architecture, root: Path, options: Sequence[process.Argument], sources: Sequence[str]
 ) -> list[process.Argument]:
     words: list[process.Argument] = [
         "mmdebstrap", "--mode=root", "--format=directory", "--variant=essential", f"--architectures={arch.deb}",
         "--skip=essential/unlink,cleanup/reproducible", "--dpkgopt=force-unsafe-io",
-        "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+        "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", *options,
     ]  # fmt: skip
-    # The directory takes the place of /etc/apt/trusted.gpg.d, whose keys would else be trusted besides.
-    words += [f"--keyring={keys}", f"--keyring={keys.parent / NO_MORE_KEYS}"]
-    words += [f"--aptopt={line}" for line in _machine_connection()]
     words += ['--aptopt=APT::Update::Post-Invoke-Success {"set -f; IFS=; $OFFER";}']  # any path is one word then
     words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
     words += [f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
-    return words + _source_lines(base, sources)
+    return [*words, *sources]
 
 
-def _source_lines(base: DebBase, sources: Sequence[Source]) -> list[str]:
-    return [f"deb {source.uri} {source.suite} {' '.join(base.components)}" for source in sources]
-
-
-def _machine_connection() -> list[str]:
-    """Return how this machine's own apt reaches archives (proxies, certificates, credentials), as apt.conf lines."""
-    words = ["apt-config", "dump", "--format", '%f "%v";%n']
-    dump = process.run(words, capture=True).stdout.splitlines()
-    wanted = re.compile(r"^Acquire::https?::\S*(Proxy|CaInfo|CaPath|SslCert|SslKey|Verify-Peer)\S* ", re.IGNORECASE)
-    lines = [line for line in dump if wanted.match(line)]
-    for key, places in CREDENTIALS.items():
-        lines += [f'{key} "{place}";' for place in places if place.exists()][:1]
-    return lines
-
-
-def _trusted_keys(base: DebBase, workspace: Path) -> Path:
-    """Export the pinned keys, and only these, for apt to trust."""
-    home, keys = workspace / "gnupg", workspace / "trusted.gpg"
-    home.mkdir(mode=0o700)
-    words: list[process.Argument] = ["gpg", "--homedir", home, "--batch", "--no-default-keyring"]
-    words += ["--keyring", base.keyring]
-    process.run([*words, "--output", keys, "--export", *base.fingerprints], what="exporting the trusted keys")
-    (workspace / NO_MORE_KEYS).mkdir()
-    return keys
+def _check(installed: Sequence[Package], locked: Sequence[LockedPackage]) -> None:
+    """Refuse a tree that holds anything but what is locked."""
+    found = {(item.name, item.version, item.architecture, item.sha256) for item in installed}
+    wanted = {(item.name, item.version, item.architecture, item.sha256) for item in locked}
+    if found != wanted:
+        lost = ", ".join(sorted(" ".join(item[:3]) for item in wanted - found)) or "nothing"
+        strange = ", ".join(sorted(" ".join(item[:3]) for item in found - wanted)) or "nothing"
+        raise VerificationError(
+            f"the tree is not what is locked: it lacks {lost}; it has besides {strange}",
+            hint="this machine's apt resolves in another way: make the lock with it, ./invoke lock --update",
+        )
 
 
 def _slim_config(base: DebBase) -> str:
@@ -278,16 +200,6 @@ def _slim_config(base: DebBase) -> str:
     lines += [f"path-exclude={pattern}" for pattern in base.exclude]
     lines += [f"path-include={pattern}" for pattern in base.keep]
     return "\n".join(lines) + "\n"
-
-
-def _newest_date(releases: Path) -> int:
-    """Return the newest ``Date`` of the signed indexes, in seconds since 1970: the same indexes, the same time."""
-    dates = [
-        email.utils.parsedate_to_datetime(match[1]).timestamp()
-        for file in sorted(releases.iterdir())
-        if (match := re.search(r"^Date: (.+)$", file.read_text(), re.MULTILINE))
-    ]
-    return int(max(dates))
 
 
 def installed_packages(root: Path, package_cache: Path | None = None) -> tuple[Package, ...]:
@@ -304,7 +216,7 @@ def installed_packages(root: Path, package_cache: Path | None = None) -> tuple[P
         name, version, architecture, source, maintainer, status = line.split("\t")
         if status != "installed":
             raise DependencyError(f"package {name} is {status}, not installed", hint="see the log of the base step")
-        archive = f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
+        archive = deb_lock.archive_name(name, version, architecture)
         sha256 = tree.file_sha256(package_cache / archive) if package_cache else ""
         packages.append(
             Package(name=name, version=version, architecture=architecture, sha256=sha256, source=source,
@@ -324,6 +236,11 @@ def _tidy(root: Path) -> None:
     for name in ("dev", "var/cache/apt/archives", "var/cache/ldconfig", "var/lib/apt/lists"):
         tree.remove_below(root / name)
     tree.remove_files_below(root / "var/log")
+    for pattern in RANDOM:
+        for path in root.glob(pattern):
+            path.unlink()
+    if (root / "etc/machine-id").exists():
+        (root / "etc/machine-id").write_text("")
     (root / "etc/apt/sources.list").write_text(
         "# No archive is set here: the site names its own (see cloud-init's 'apt').\n"
     )
