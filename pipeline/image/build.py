@@ -125,7 +125,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool, accelerat
         if isinstance(plan.release.base, DebBase):
             deb.make(
                 plan.release.base, plan.arch, plan.packages, plan.sources, target,
-                workspace=scratch, package_cache=_package_cache("deb"),
+                workspace=scratch, package_cache=_package_cache("deb"), locked=plan.archives,
             )  # fmt: skip
         else:
             _make_rpm(plan, plan.release.base, target, scratch, accelerated=accelerated)

@@ -15,7 +15,7 @@ from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import PipelineError, VerificationError
 from pipeline.image.bases import deb_apt, indexes, rpm_keys
 from pipeline.image.bases.indexes import Indexed
-from pipeline.image.bases.repositories import KEY_FILES, Repository
+from pipeline.image.bases.repositories import Repository, known
 from pipeline.image.bases.sources import Source
 from pipeline.image.boot import newest_first
 from pipeline.profile import DebBase, RpmBase
@@ -114,9 +114,7 @@ def _of_rpm(
 
 def _repository(source: Mapping[str, str]) -> Repository:
     """Return a repository of a manifest; one on this machine with the key files that a mirror has beside it."""
-    found = Repository.model_validate(source)
-    places = (found.directory, found.directory.parent) if found.directory else ()
-    return found.model_copy(update={"keys": tuple(key for place in places for key in sorted(place.glob(KEY_FILES)))})
+    return known(source["id"], source["url"])
 
 
 def choose(offered: Iterable[Indexed], installed: Sequence[tuple[str, str]]) -> tuple[Indexed, ...]:

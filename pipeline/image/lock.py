@@ -20,8 +20,9 @@ from pipeline.core.document import Model
 from pipeline.core.errors import InputError
 from pipeline.image.bases import versions
 from pipeline.image.bases.locked import LockedIndex, LockedPackage, Sha256, Text
+from pipeline.profile import DebBase, Release
 
-__all__ = ["Changed", "Changes", "Lock", "LockedIndex", "LockedPackage", "changes", "path_of", "read", "write"]
+__all__ = ["Changed", "Changes", "Lock", "LockedIndex", "LockedPackage", "changes", "check", "path_of", "read", "write"]
 
 MB = 1_000_000
 EARLIEST, LATEST = 315532800, 2**31 - 1  # the times that an image's file systems can hold
@@ -139,6 +140,37 @@ def _command(path: Path) -> str:
     os, _, rest = path.stem.partition("-")
     release, _, arch = rest.rpartition("-")
     return f"./invoke lock --os {os} --release {release} --arch {arch}"
+
+
+def check(lock: Lock, name: str, release: Release, asked: Sequence[str]) -> None:
+    """Hold a lock against the profile that an image is to be built of.
+
+    Args:
+        lock: the lock.
+        name: of the image: ``debian-12-amd64``.
+        release: of the profile.
+        asked: the packages that the profile asks for.
+
+    Raises:
+        InputError: the lock is another image's, or the profile has changed since it was made.
+    """
+    again = f"./invoke lock --os {lock.os} --release {lock.release} --arch {lock.arch} --update"
+    base = release.base
+    if (lock.name, lock.family) != (name, base.kind):
+        raise InputError(
+            f"the lock is of {lock.name} ({lock.family}); {name} ({base.kind}) is to be built",
+            hint=f"a lock is never renamed: take the file back, and make the other one: {again}",
+        )
+    found = [f"packages: {' '.join(changed)}"] if (changed := _asked(lock.asked, asked)) else []
+    if avoided := sorted({package.name for package in lock.packages} & {*base.avoid}):
+        found.append(f"avoid: {' '.join(avoided)} is locked")
+    if isinstance(base, DebBase) and (moved := _asked([item.repository for item in lock.indexes], base.suites)):
+        found.append(f"suites: {' '.join(moved)}")
+    if found:
+        raise InputError(
+            "\n  ".join([f"the profile has changed since the lock of {name} was made:", *found]),
+            hint=f"look at what it changes: {again}",
+        )
 
 
 def write(path: Path, lock: Lock) -> None:

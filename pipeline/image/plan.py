@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,11 +17,14 @@ from pipeline.core import cache, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import disk, overlay
-from pipeline.image.bases import deb, media, repositories, rpm
+from pipeline.image.bases import deb, locked, media, repositories, rpm
 from pipeline.image.bases import sources as package_sources
+from pipeline.image.bases.locked import LockedPackage
 from pipeline.image.bases.medium import Medium
 from pipeline.image.bases.repositories import Repository
 from pipeline.image.bases.sources import Source
+from pipeline.image.lock import Lock
+from pipeline.image.lock import check as check_lock
 from pipeline.profile import DebBase, Profile, Release, RpmBase, select
 
 CODE = Path(__file__).parent
@@ -28,10 +32,12 @@ SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
+DEB_CODE = ("bases/deb.py", "bases/deb_apt.py", "bases/deb_lock.py", "bases/locked.py", "bases/deb")
 RPM_CODE = tuple(
     f"bases/{name}.py"
     for name in (
         "rpm", "dnf", "rpmdb", "settle", "berkeley", "kernels", "rpm_keys", "indexes", "repositories", "probe",
+        "locked",
     )
 )  # fmt: skip
 MEDIA_CODE = tuple(
@@ -74,9 +80,10 @@ class Plan(BaseModel):
         repositories: where the packages of an rpm base come from, or those that its medium lacks.
         medium: what an rpm base is made from in place of repositories; None if it is made from these.
         overlays: what changes the tree, in order.
-        epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH; None means the date
-            of the newest package index.
+        epoch: latest modification time of any file, in seconds since 1970, from SOURCE_DATE_EPOCH or from the lock;
+            None means the date of the newest package index.
         code: sha256 of the code that carries the plan out.
+        lock: exactly what is installed; None for what the sources have when it is built.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,6 +100,7 @@ class Plan(BaseModel):
     overlays: tuple[OverlayInput, ...]
     epoch: int | None
     code: str
+    lock: Lock | None = None
 
     @property
     def name(self) -> str:
@@ -107,16 +115,37 @@ class Plan(BaseModel):
     @property
     def inputs(self) -> dict[str, cache.Json]:
         """Everything that decides what the image is, as JSON; not where its inputs happen to lie."""
-        inputs: dict[str, cache.Json] = self.model_dump(
-            mode="json",
-            exclude={
-                "overlays": {"__all__": {"path"}},
-                "release": {"arch", "packages"},
-                "repositories": {"__all__": {"keys"}},
-                "medium": {"path"},
-            },
-        )
-        return inputs | {"packages": list(self.packages)}
+        left_out: dict[str, Any] = {
+            "overlays": {"__all__": {"path"}},
+            "release": {"arch", "packages"},
+            "repositories": {"__all__": {"keys"}},
+            "medium": {"path"},
+            "lock": True,
+        }
+        if self.lock is not None:
+            left_out |= {"sources": True, "repositories": True}
+        inputs: dict[str, cache.Json] = self.model_dump(mode="json", exclude=left_out)
+        return inputs | {"packages": list(self.packages)} | self._locked
+
+    @property
+    def _locked(self) -> dict[str, cache.Json]:
+        """What the lock decides; nothing without one."""
+        if self.lock is None:
+            return {}
+        return {"lock": self.lock.digest, "locked": [f"{item.title} {item.sha256}" for item in self.lock.packages]}
+
+    @property
+    def archives(self) -> tuple[LockedPackage, ...] | None:
+        """What is locked, each with where it is fetched from; None without a lock.
+
+        Raises:
+            InputError: the mirror lacks a repository.
+        """
+        if self.lock is None:
+            return None
+        roots = {source.suite: source.uri for source in self.sources}
+        roots |= {repository.id: repository.url for repository in self.repositories}
+        return locked.on_mirror(self.lock.packages, self.lock.indexes, roots)
 
     @property
     def key(self) -> str:
@@ -132,8 +161,11 @@ class Plan(BaseModel):
             "packages": list(self.packages),
             "epoch": self.epoch,
         }
+        if self.lock is not None:
+            code = code_digest(*(DEB_CODE if isinstance(self.release.base, DebBase) else RPM_CODE))
+            return inputs | self._locked | {"code": code}
         if isinstance(self.release.base, DebBase):
-            code = code_digest("bases/deb.py", "bases/deb")
+            code = code_digest(*DEB_CODE)
             return inputs | {"sources": [source.model_dump() for source in self.sources], "code": code}
         found: list[cache.Json] = [item.model_dump(mode="json", exclude={"keys"}) for item in self.repositories]
         inputs |= {"repositories": found}
@@ -171,6 +203,7 @@ def resolve(
     mirror: str | None = None,
     base_kind: str = "repo",
     medium: Path | None = None,
+    lock: Lock | None = None,
 ) -> Plan:
     """Resolve a plan.
 
@@ -182,30 +215,57 @@ def resolve(
         mirror: archive in place of this machine's apt sources, or of the profile's repositories.
         base_kind: what the tree is made from: ``repo``, or a medium: ``iso``, ``qcow2``, ``rootfs``.
         medium: where that is.
+        lock: exactly what is installed; None for what the sources have when it is built.
 
     Raises:
         InputError: there is no such release or architecture, an overlay is missing or wrong, the disk is too small,
-            SOURCE_DATE_EPOCH is no usable time, or the medium is missing, damaged or of no use.
+            SOURCE_DATE_EPOCH is no usable time, the medium is missing, damaged or of no use, or the lock is of another
+            image, or older than the profile.
         DependencyError: the package sources are not known.
     """
     release = select(profile, release_name, arch)
     base = release.base
+    epoch = _epoch()
     disk.plan_layout(release.disk, arch, key="")  # refuses a disk that is too small
     found = media.resolve(base_kind, medium, family=profile.family)
-    return Plan(
+    if lock is not None and found is not None:
+        raise InputError(
+            "--locked is about packages from repositories; a medium is what it is, and its digest is in the plan",
+            hint="leave out --locked, or --base and --medium",
+        )
+    sources, places = _origins(base, arch, mirror, found, lock)
+    plan = Plan(
         os=profile.name,
         title=profile.title,
         family=profile.family,
         release_name=release_name or profile.default_release,
         release=release,
         arch=arch,
-        sources=package_sources.resolve(base, mirror) if isinstance(base, DebBase) else (),
-        repositories=() if isinstance(base, DebBase) else _repositories(base, arch, mirror, found),
+        sources=sources,
+        repositories=places,
         medium=found,
         overlays=tuple(_overlay(overlays, name) for name in release.overlays),
-        epoch=_epoch(),
+        epoch=lock.epoch if lock is not None and epoch is None else epoch,
         code=code_digest("."),
+        lock=lock,
     )
+    if lock is not None:
+        check_lock(lock, plan.name, release, plan.packages)
+        _ = plan.archives  # refuses a mirror that lacks a repository
+    return plan
+
+
+def _origins(
+    base: DebBase | RpmBase, arch: Architecture, mirror: str | None, medium: Medium | None, lock: Lock | None
+) -> tuple[tuple[Source, ...], tuple[Repository, ...]]:
+    """Return where packages come from: those that are locked from where they were, unless a mirror is named."""
+    if isinstance(base, DebBase):
+        if lock is not None and mirror is None:
+            return tuple(Source(uri=index.root, suite=index.repository) for index in lock.indexes), ()
+        return package_sources.resolve(base, mirror), ()
+    if lock is not None and mirror is None:
+        return (), tuple(repositories.known(index.repository, index.root) for index in lock.indexes)
+    return (), _repositories(base, arch, mirror, medium)
 
 
 def _repositories(
@@ -278,6 +338,9 @@ def check_sources(plan: Plan, *, cache_root: Path) -> None:
         NetworkError: a package source cannot be reached.
     """
     check_space(cache_root, SPACE_COLD)
+    if plan.lock is not None:  # what is locked may be here already, or be had when the sources have moved on
+        (deb if isinstance(plan.release.base, DebBase) else rpm).check_tools()
+        return
     with progress.step("check package sources"):
         if isinstance(plan.release.base, DebBase):
             deb.check(plan.release.base, plan.sources)

@@ -25,7 +25,7 @@ from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
 
 HOOKS = Path(__file__).parent / "deb"
-TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-query", "gpg")
+TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-deb", "dpkg-query", "gpg")
 # What scripts of packages make at random, for each machine to have its own: the same packages, the same tree.
 RANDOM = ("etc/ssh/ssh_host_*", "var/lib/dbus/machine-id")
 NO_INITRAMFS = {"INITRD": "No"}  # the boot step makes it once, when everything that goes into it is there
@@ -61,8 +61,7 @@ def check(base: DebBase, sources: Sequence[Source]) -> None:
         DependencyError: a tool, the keyring or one of its keys is missing.
         NetworkError: a suite cannot be had.
     """
-    for tool in TOOLS:
-        process.require(tool, hint="run ./invoke once: it installs what is missing")
+    check_tools()
     _check_keys(base)
     for source in sources:
         if not download.exists(source.release_url):
@@ -70,6 +69,12 @@ def check(base: DebBase, sources: Sequence[Source]) -> None:
                 f"there is no suite {source.suite!r} at {source.uri} (tried {source.release_url})",
                 hint="check the mirror, or name another one with --mirror URL",
             )
+
+
+def check_tools() -> None:
+    """Raise DependencyError if a tool is missing."""
+    for tool in TOOLS:
+        process.require(tool, hint="run ./invoke once: it installs what is missing")
 
 
 def _check_keys(base: DebBase) -> None:

@@ -102,6 +102,18 @@ def _on_mirror(mirror: str, ids: Sequence[str]) -> tuple[Repository, ...]:
     )
 
 
+def known(name: str, url: str) -> Repository:
+    """Return a repository that was used before, which may be gone; one on this machine with its key files.
+
+    Args:
+        name: its id.
+        url: where it was.
+    """
+    found = Repository(id=name, url=url)
+    places = (found.directory, found.directory.parent) if found.directory else ()
+    return found.model_copy(update={"keys": tuple(key for place in places for key in sorted(place.glob(KEY_FILES)))})
+
+
 def _repository(name: str, url: str, keys: tuple[Path, ...]) -> Repository:
     found = Repository(id=name, url=url, keys=keys)
     if found.directory is None:
