@@ -13,10 +13,13 @@ from invoke.tasks import task
 from pipeline.core.console import command
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pipeline.bundle import ImageList, Options
     from pipeline.core.arch import Architecture
     from pipeline.image import Plan
     from pipeline.installer import Source
+    from pipeline.matrix import Access
     from pipeline.oci import RegistryOptions
     from pipeline.profile import Release
 
@@ -35,6 +38,11 @@ REACH = {
     "auth-file": "config.json of docker or auth.json of podman (default: where these look)",
     "insecure": "believe any certificate",
     "plain-http": "speak to the registry without TLS",
+}
+MEMBER = {
+    "ca": "PEM file of the authority that signed for everybody in the farm",
+    "cert": "this machine's certificate, PEM",
+    "key": "its private key, PEM",
 }
 
 # What a command needs is imported when it runs: './invoke --list' has to be quick.
@@ -80,6 +88,24 @@ def _reach(ca: str, auth_file: str, *, insecure: bool, plain_http: bool) -> Regi
     )
 
 
+def _traced(profile: str | bool, name: str) -> AbstractContextManager[None]:
+    """Record what happens, if that is asked for (``--profile``) and in the file that is named (``--profile FILE``)."""
+    from contextlib import nullcontext
+
+    if not profile:
+        return nullcontext()
+    from pipeline.core import trace
+
+    return trace.recorded(BUILD / "logs" / f"{name}.trace.json" if profile is True else Path(profile))
+
+
+def _access(address: str, ca: str, cert: str, key: str, *, option: str = "--scheduler") -> Access:
+    from pipeline import matrix as many
+
+    files = [Path(name) if name else None for name in (ca, cert, key)]
+    return many.Access(many.Address.parse(address, option=option), *files)
+
+
 def _accelerated() -> bool:
     from pipeline import lab
 
@@ -94,7 +120,9 @@ def _accelerated() -> bool:
         "medium": "path of that medium",
         "refresh": "ask the package sources again, even if nothing else has changed",
         "dry-run": "print the whole resolved plan and stop",
-    }
+        "profile": "record where the time goes, for ui.perfetto.dev (default: build/logs/<name>.trace.json)",
+    },
+    optional=["profile"],
 )
 @command
 def build(
@@ -108,6 +136,7 @@ def build(
     medium: str = "",
     refresh: bool = False,
     dry_run: bool = False,
+    profile: str = "",
 ) -> None:
     """Build a node image: build/<os>-<release>-<arch>/.
 
@@ -119,7 +148,8 @@ def build(
     if dry_run:
         print(image.plan_text(plan))
         return
-    built = image.build(plan, BUILD, refresh=refresh, accelerated=_accelerated)
+    with _traced(profile, plan.name):
+        built = image.build(plan, BUILD, refresh=refresh, accelerated=_accelerated)
     print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
 
 
@@ -133,7 +163,13 @@ def build(
         "j": "how many at a time (default: as many as processors, memory and disk allow)",
         "only-missing": "leave out what has an image",
         "dry-run": "print which images would be built and stop",
+        "scheduler": "build on the servers of this farm: tls://HOST:8786; see docs/scaling.md",
+        "artifacts": "where servers put images: a directory that all of them share, or oci://REGISTRY/REPOSITORY "
+        "(default: they stay on the servers)",
+        "allow-emulation": "let a server build for an architecture that no server is of",
+        "patience": "seconds to wait when the last server of an architecture is gone (default: 60)",
     }
+    | MEMBER
 )
 @command
 def matrix(
@@ -146,8 +182,15 @@ def matrix(
     j: int = 0,
     only_missing: bool = False,
     dry_run: bool = False,
+    scheduler: str = "",
+    artifacts: str = "",
+    allow_emulation: bool = False,
+    patience: int = 60,
+    ca: str = "",
+    cert: str = "",
+    key: str = "",
 ) -> None:
-    """Build many images at once; one that fails stops no other. The result is also in build/matrix.json.
+    """Build many images at once, here or on build servers; the result is also in build/matrix.json.
 
     Example: ./invoke matrix --os all --arch all
     """
@@ -161,10 +204,97 @@ def matrix(
     workshop = many.Workshop(
         profiles=Path(profiles).absolute(), overlays=OVERLAYS, build_dir=BUILD, mirror=mirror or None
     )
-    report = many.build(cells, workshop, jobs=j, only_missing=only_missing)
+    farm = None
+    if scheduler:
+        store = many.check_artifacts(artifacts) if artifacts else None
+        farm = many.Farm(_access(scheduler, ca, cert, key), store, emulation=allow_emulation, patience=patience)
+    report = many.build(cells, workshop, jobs=j, only_missing=only_missing, farm=farm)
     many.print_report(report, BUILD)
     if report.exit_code:
         raise SystemExit(report.exit_code)
+
+
+@task(
+    help={
+        "listen": "where to listen (default: tcp://127.0.0.1:8786, this machine only)",
+        "dashboard": "where Dask's dashboard is: HOST:PORT, or :PORT for every interface (default: 127.0.0.1:8787)",
+    }
+    | MEMBER
+)
+@command
+def scheduler(
+    _context: Context,
+    listen: str = "tcp://127.0.0.1:8786",
+    dashboard: str = "127.0.0.1:8787",
+    ca: str = "",
+    cert: str = "",
+    key: str = "",
+) -> None:
+    """Run the scheduler of a farm of build servers: Dask's own, with its dashboard.
+
+    Example: ./invoke scheduler --listen tls://0.0.0.0:8786 --ca ca.pem --cert farm.pem --key farm.key
+    """
+    from pipeline import matrix as many
+
+    many.run_scheduler(_access(listen, ca, cert, key, option="--listen"), dashboard)
+
+
+@task(
+    help={
+        "scheduler": "the farm's scheduler: tls://HOST:8786 (default: tcp://127.0.0.1:8786)",
+        "j": "how many images at a time (default: as many as processors, memory and disk allow)",
+        "emulate": "also build for the other architecture, under qemu-user, for those who allow it",
+        "name": "what this server calls itself (default: the machine's name)",
+        "listen": "where the scheduler reaches this server: tls://HOST[:PORT] (default: any port)",
+        "registry-ca": REACH["ca"],
+        "registry-auth-file": REACH["auth-file"],
+        "registry-insecure": REACH["insecure"],
+        "registry-plain-http": REACH["plain-http"],
+    }
+    | MEMBER
+)
+@command
+def worker(
+    _context: Context,
+    scheduler: str = "tcp://127.0.0.1:8786",
+    j: int = 0,
+    emulate: bool = False,
+    name: str = "",
+    listen: str = "",
+    registry_ca: str = "",
+    registry_auth_file: str = "",
+    registry_insecure: bool = False,
+    registry_plain_http: bool = False,
+    ca: str = "",
+    cert: str = "",
+    key: str = "",
+) -> None:
+    """Make this machine a build server: it builds what ./invoke matrix --scheduler orders, until Ctrl-C.
+
+    Example: ./invoke worker --scheduler tls://farm.site.example:8786 --ca ca.pem --cert farm.pem --key farm.key
+    """
+    from pipeline import matrix as many
+
+    registry = many.RegistryAccess(
+        ca=Path(registry_ca).absolute() if registry_ca else None,
+        auth_file=Path(registry_auth_file).absolute() if registry_auth_file else None,
+        insecure=registry_insecure,
+        plain_http=registry_plain_http,
+    )
+    access = _access(scheduler, ca, cert, key)
+    many.run_worker(access, BUILD, name=name, jobs=j, emulate=emulate, listen=listen, registry=registry)
+
+
+@task(help={"output": "where the page goes (default: build/report.html)"})
+@command
+def report(_context: Context, output: str = "") -> None:
+    """Make one HTML page about all images: sizes, times, verifications, packages that differ, history, failures.
+
+    Example: ./invoke report --output images.html
+    """
+    from pipeline import matrix as many
+
+    print(many.write_page(BUILD, Path(output) if output else None))
 
 
 @task(
@@ -348,6 +478,38 @@ def fetch(
     names = [cell.name for cell in profile.cells(Path(profiles), os, release, arch)]
     options = _reach(ca, auth_file, insecure=insecure, plain_http=plain_http)
     print("\n".join(map(str, image.fetch_images(names, BUILD, repository, options))))
+
+
+@task(
+    help={
+        "a": "an image: the name of a built one, a directory that holds one, or a qcow2 file",
+        "b": "the one that it is compared with",
+        "html": "file that gets everything as one HTML page",
+        "all": "leave nothing out on the terminal, however much differs",
+        "deep": "have diffoscope, if it is installed, look into files that are no text",
+    }
+)
+@command
+def diff(
+    _context: Context,
+    a: str,
+    b: str,
+    html: str = "",
+    all: bool = False,  # noqa: A002
+    deep: bool = False,
+) -> None:
+    """Show where two images differ: packages, files, boot, disk. Ends with 1 if they do, as diff does.
+
+    Example: ./invoke diff debian-12-amd64 /backup/debian-12-amd64.qcow2 --html diff.html
+    """
+    from pipeline import image
+
+    found = image.compare_images(image.locate_image(a, BUILD), image.locate_image(b, BUILD), deep=deep)
+    image.print_difference(found, everything=all)
+    if html:
+        image.write_difference(found, Path(html))
+    if not found.is_same:
+        raise SystemExit(1)
 
 
 @task(help={"name": "only this image, as ./invoke list names it: debian-12-amd64", "cache": "also empty the cache"})
@@ -940,7 +1102,7 @@ def bundle_prune(
 # --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
 
 ns = Collection(
-    build, matrix, doctor, list_images, verify, shell, inspect, publish, fetch, clean, test, lint, benchmark
+    build, matrix, scheduler, worker, report, doctor, list_images, verify, shell, inspect, publish, fetch, clean, test, lint, benchmark
 )
 ns.add_collection(
     Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)

@@ -6,13 +6,17 @@ from pipeline.image.artifact import publish as publish_images
 from pipeline.image.artifact import pull as pull_image
 from pipeline.image.artifact import push as push_image
 from pipeline.image.build import Built, build, clean, up_to_date
+from pipeline.image.compare import compare as compare_images
+from pipeline.image.compare import locate as locate_image
+from pipeline.image.compare import print_text as print_difference
+from pipeline.image.compare import write_html as write_difference
 from pipeline.image.doctor import doctor
 from pipeline.image.history import History, Record, Step
 from pipeline.image.history import read as read_history
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
 from pipeline.image.kernel_update import other_kernel
-from pipeline.image.plan import SPACE_COLD, SPACE_WARM, Plan, resolve
+from pipeline.image.plan import SPACE_COLD, SPACE_WARM, Plan, check_runnable, resolve
 from pipeline.image.show import Published, outcome, plan_text, print_rows, published, rows
 
 __all__ = [
@@ -26,14 +30,18 @@ __all__ = [
     "Record",
     "Step",
     "build",
+    "check_runnable",
     "clean",
+    "compare_images",
     "doctor",
     "fetch_images",
     "inspect",
     "inspection_text",
+    "locate_image",
     "other_kernel",
     "outcome",
     "plan_text",
+    "print_difference",
     "print_rows",
     "publish_images",
     "published",
@@ -43,4 +51,5 @@ __all__ = [
     "resolve",
     "rows",
     "up_to_date",
+    "write_difference",
 ]

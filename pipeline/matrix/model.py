@@ -31,6 +31,24 @@ class Workshop(BaseModel):
     mirror: str | None = None
 
 
+class RegistryAccess(BaseModel):
+    """How a build server reaches the registry that images go to.
+
+    Attributes:
+        ca: PEM file of the authority that signed for it; None for the system's.
+        auth_file: where the password is; None for where docker and podman look.
+        insecure: believe any certificate.
+        plain_http: no TLS.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    ca: Path | None = None
+    auth_file: Path | None = None
+    insecure: bool = False
+    plain_http: bool = False
+
+
 class Order(BaseModel):
     """One cell to be built, in words that another process understands.
 
@@ -39,6 +57,11 @@ class Order(BaseModel):
         release: the release's name.
         arch: the architecture.
         workshop: where everything is.
+        version: of the project, which the one who builds must have; None if that is us anyway.
+        epoch: SOURCE_DATE_EPOCH of the one who ordered it from a build server.
+        artifacts: where the image goes afterwards: a directory, or ``oci://REGISTRY/REPOSITORY``; None if it stays.
+        registry: how that registry is reached.
+        server: name of the build server; empty if that is this machine.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +70,11 @@ class Order(BaseModel):
     release: str
     arch: Architecture
     workshop: Workshop
+    version: str | None = None
+    epoch: str | None = None
+    artifacts: str | None = None
+    registry: RegistryAccess | None = None
+    server: str = ""
 
     @property
     def name(self) -> str:
@@ -56,7 +84,8 @@ class Order(BaseModel):
     @property
     def identity(self) -> dict[str, Any]:
         """What the result of this cell begins with."""
-        return {"name": self.name, "os": self.os, "release": self.release, "arch": self.arch}
+        named = {"name": self.name, "os": self.os, "release": self.release, "arch": self.arch}
+        return named | {"server": self.server} if self.server else named
 
     @property
     def log(self) -> Path:
@@ -90,6 +119,8 @@ class Result(BaseModel):
         hint: what to do then.
         exit_code: what ``./invoke build`` would have ended with.
         log: the build's log, relative to the directory of the images; None if there is none.
+        server: name of the build server; empty if it was this machine.
+        artifact: where the image was collected: a path, or ``REGISTRY/REPOSITORY:TAG@DIGEST``; empty if it was not.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -107,6 +138,8 @@ class Result(BaseModel):
     hint: str = ""
     exit_code: int = 0
     log: str | None = None
+    server: str = ""
+    artifact: str = ""
 
 
 class Report(BaseModel):

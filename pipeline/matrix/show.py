@@ -35,6 +35,7 @@ class _Row:
     began: float | None = None
     state: str = "waiting"
     result: Result | None = None
+    server: str = ""
 
     @property
     def rank(self) -> int:
@@ -85,12 +86,19 @@ class Board:
 
         self._live.console.print(Text(line))
 
-    def begin(self, order: Order) -> None:
-        """A cell was started."""
-        self._rows[order.name].began = time.monotonic()
-        self._rows[order.name].state = "begins"
+    def begin(self, order: Order, server: str = "") -> None:
+        """A cell was started, on a build server if one is named; perhaps not for the first time."""
+        row = self._rows[order.name]
+        row.began, row.server = time.monotonic(), server
+        row.state = "begins"
         if self._live is None:
-            self.say(f"{order.name}: begins")
+            self.say(f"{order.name}: begins" + (f" on {server}" if server else ""))
+
+    def lose(self, order: Order, why: str) -> None:
+        """A cell that was begun waits again."""
+        row = self._rows[order.name]
+        row.began, row.state, row.server = None, "waiting", ""
+        self.say(f"{order.name}: {why}")
 
     def told(self, order: Order, moment: Moment) -> None:
         """A cell tells where it is."""
@@ -115,13 +123,15 @@ class Board:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, title=self._counts(), title_justify="left")
-        for title in ("CELL", "STATE", "ELAPSED", "SIZE"):
+        there_are_servers = any(row.server for row in self._rows.values())
+        for title in ("CELL", *(["SERVER"] if there_are_servers else []), "STATE", "ELAPSED", "SIZE"):
             table.add_column(title, justify="right" if title in ("ELAPSED", "SIZE") else "left", no_wrap=True)
         for row in sorted(self._rows.values(), key=lambda row: row.rank):
             result, seconds = row.result, row.seconds
             state = Text(row.state) if result is None else Text(result.status, style=COLOURS[result.status])
             size = _size(result.size) if result else ""
-            table.add_row(row.name, state, "" if seconds is None else _duration(seconds), size)
+            server = [row.server] if there_are_servers else []
+            table.add_row(row.name, *server, state, "" if seconds is None else _duration(seconds), size)
         return table
 
     def _counts(self) -> str:
@@ -145,12 +155,14 @@ def print_report(report: Report, build_dir: Path) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for title in ("CELL", "STATUS", "SIZE", "PACKAGES", "TIME"):
-        table.add_column(title, justify="left" if title in ("CELL", "STATUS") else "right", no_wrap=True)
+    there_are_servers = any(cell.server for cell in report.cells)
+    for title in ("CELL", *(["SERVER"] if there_are_servers else []), "STATUS", "SIZE", "PACKAGES", "TIME"):
+        table.add_column(title, justify="left" if title in ("CELL", "SERVER", "STATUS") else "right", no_wrap=True)
     for cell in report.cells:
         packages = "-" if cell.packages is None else str(cell.packages)
         status = Text(cell.status, style=COLOURS[cell.status])
-        table.add_row(cell.name, status, _size(cell.size), packages, _duration(cell.seconds))
+        server = [cell.server] if there_are_servers else []
+        table.add_row(cell.name, *server, status, _size(cell.size), packages, _duration(cell.seconds))
     Console().print(table)
     for cell in report.failed:
         lines = cell.error.splitlines() or [""]

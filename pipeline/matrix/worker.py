@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from pipeline import image, profile
 from pipeline.core import progress
 from pipeline.core.console import INTERRUPTED
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import InputError, PipelineError
 from pipeline.image import Step
+from pipeline.matrix import collect, version
 from pipeline.matrix.model import Order, Result, Status
 
 
@@ -51,7 +52,8 @@ def build_cell(order: Order, tell: Callable[[progress.Moment], None]) -> Result:
     began, clock = time.time(), time.monotonic()
     try:
         with progress.watched(tell):
-            built = _build(order)
+            key, built = _build(order)
+            artifact, collecting = _collect(order, key, built, tell)
     except Exception as error:  # noqa: BLE001 - one cell must not stop the others, whatever is wrong with it
         if not isinstance(error, PipelineError):
             traceback.print_exc()  # the log gets it
@@ -63,9 +65,10 @@ def build_cell(order: Order, tell: Callable[[progress.Moment], None]) -> Result:
         **order.identity,
         status=Status.BUILT if built.times else Status.UP_TO_DATE,
         seconds=round(time.monotonic() - clock, 3),
-        steps=tuple(Step.of(step) for step in built.times),
+        steps=tuple(Step.of(step) for step in (*built.times, *collecting)),
         size=built.size,
         packages=found.packages if found else None,
+        artifact=artifact,
     )
 
 
@@ -81,11 +84,30 @@ def failure(order: Order, error: PipelineError, seconds: float) -> Result:
     )
 
 
-def _build(order: Order) -> image.Built:
+def _build(order: Order) -> tuple[str, image.Built]:
+    """Return the plan's key and what was built of it."""
     where = order.workshop
+    if order.version is not None and order.version != version.current():
+        raise InputError(
+            f"{order.name} was ordered from version {order.version} of this project, and {order.server} has by now "
+            f"version {version.current()}",
+            hint=f"{order.server} has changed since its './invoke worker' was started: start that again",
+        )
     found = profile.find(order.os, where.profiles)
     plan = image.resolve(found, order.release, order.arch, overlays=where.overlays, mirror=where.mirror)
-    return image.build(plan, where.build_dir)
+    return plan.key, image.build(plan, where.build_dir)
+
+
+def _collect(
+    order: Order, key: str, built: image.Built, tell: Callable[[progress.Moment], None]
+) -> tuple[str, tuple[progress.StepTime, ...]]:
+    """Bring an image to where it was ordered to; returns where that is, and how long it took."""
+    if order.artifacts is None:
+        return "", ()
+    began, title = time.monotonic(), "collect"
+    tell(progress.Moment(f"{title} ...", (title,), (*built.times, progress.StepTime(title, 0, 0.0))))
+    artifact = collect.deliver(order, key)
+    return artifact, (progress.StepTime(title, 0, time.monotonic() - began),)
 
 
 def _log(order: Order, error: PipelineError, began: float) -> None:
