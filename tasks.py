@@ -54,14 +54,26 @@ def _arch(name: str) -> Architecture:
     return Architecture.parse(name) if name else Architecture.host()
 
 
-def _plan(os: str, release: str, arch: str, profiles: str, *, mirror: str, base: str, medium: str) -> Plan:
+def _plan(
+    os: str, release: str, arch: str, profiles: str, *, mirror: str, base: str = "repo", medium: str = "",
+    locked: bool = False,
+) -> Plan:  # fmt: skip
     from pipeline import image, profile
 
     found = profile.find(os, Path(profiles))
+    profile.select(found, release or None, _arch(arch))  # of what there is not, there is no lock either
     return image.resolve(
         found, release or None, _arch(arch), overlays=OVERLAYS, mirror=mirror or None,
         base_kind=base, medium=Path(medium) if medium else None,
+        lock=image.read_lock(_lock_path(os, release, arch, profiles)) if locked else None,
     )  # fmt: skip
+
+
+def _lock_path(os: str, release: str, arch: str, profiles: str) -> Path:
+    from pipeline import image, profile
+
+    directory = Path(profiles)
+    return image.lock_path(directory, os, release or profile.find(os, directory).default_release, _arch(arch))
 
 
 def _release(os: str, release: str, arch: str, profiles: str) -> Release:
@@ -118,6 +130,7 @@ def _accelerated() -> bool:
         "mirror": "package archive to use in place of this machine's apt sources, or of the profile's repositories",
         "base": "what the tree is made from: repo, or a medium: iso, qcow2, rootfs (default: repo)",
         "medium": "path of that medium",
+        "locked": "install exactly what osprofiles/locks/<os>-<release>-<arch>.json names, see ./invoke lock",
         "refresh": "ask the package sources again, even if nothing else has changed",
         "dry-run": "print the whole resolved plan and stop",
         "profile": "record where the time goes, for ui.perfetto.dev (default: build/logs/<name>.trace.json)",
@@ -134,6 +147,7 @@ def build(
     mirror: str = "",
     base: str = "repo",
     medium: str = "",
+    locked: bool = False,
     refresh: bool = False,
     dry_run: bool = False,
     profile: str = "",
@@ -144,13 +158,44 @@ def build(
     """
     from pipeline import image
 
-    plan = _plan(os, release, arch, profiles, mirror=mirror, base=base, medium=medium)
+    plan = _plan(os, release, arch, profiles, mirror=mirror, base=base, medium=medium, locked=locked)
     if dry_run:
         print(image.plan_text(plan))
         return
     with _traced(profile, plan.name):
         built = image.build(plan, BUILD, refresh=refresh, accelerated=_accelerated)
     print(image.outcome(built, f"./invoke verify --os {os} --release {plan.release_name} --arch {plan.arch}"))
+
+
+@task(
+    help=WHICH
+    | {
+        "mirror": "package archive to use in place of this machine's apt sources, or of the profile's repositories",
+        "update": "write the lock although there is one",
+    }
+)
+@command
+def lock(
+    _context: Context,
+    os: str = "debian",
+    release: str = "",
+    arch: str = "",
+    profiles: str = PROFILES,
+    mirror: str = "",
+    update: bool = False,
+) -> None:
+    """Pin every package of an image in osprofiles/locks/; exit code 1 if a lock that is there would change.
+
+    Example: ./invoke lock --os debian --arch arm64 --update
+    """
+    from pipeline import image
+
+    plan = _plan(os, release, arch, profiles, mirror=mirror)
+    log = BUILD / "logs" / f"lock-{plan.name}.log"
+    found = image.update_lock(plan, _lock_path(os, release, arch, profiles), log, write=update)
+    print(image.lock_text(found))
+    if found.is_stale:
+        raise SystemExit(1)
 
 
 @task(
@@ -1102,7 +1147,23 @@ def bundle_prune(
 # --- what invoke takes; a name without a dot is a command of node images, or of this project as a whole
 
 ns = Collection(
-    build, matrix, scheduler, worker, report, doctor, list_images, verify, shell, inspect, publish, fetch, clean, test, lint, benchmark
+    build,
+    lock,
+    matrix,
+    scheduler,
+    worker,
+    report,
+    doctor,
+    list_images,
+    verify,
+    shell,
+    inspect,
+    publish,
+    fetch,
+    clean,
+    test,
+    lint,
+    benchmark,
 )
 ns.add_collection(
     Collection("installer", build=installer_build, lock=installer_lock, push=installer_push, show=installer_show)

@@ -16,6 +16,10 @@ from pipeline.image.history import read as read_history
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
 from pipeline.image.kernel_update import other_kernel
+from pipeline.image.lock import path_of as lock_path
+from pipeline.image.lock import read as read_lock
+from pipeline.image.locking import text as lock_text
+from pipeline.image.locking import update as update_lock
 from pipeline.image.plan import SPACE_COLD, SPACE_WARM, Plan, check_runnable, resolve
 from pipeline.image.show import Published, outcome, plan_text, print_rows, published, rows
 
@@ -38,6 +42,8 @@ __all__ = [
     "inspect",
     "inspection_text",
     "locate_image",
+    "lock_path",
+    "lock_text",
     "other_kernel",
     "outcome",
     "plan_text",
@@ -48,8 +54,10 @@ __all__ = [
     "pull_image",
     "push_image",
     "read_history",
+    "read_lock",
     "resolve",
     "rows",
     "up_to_date",
+    "update_lock",
     "write_difference",
 ]
