@@ -1157,7 +1157,7 @@ ns = Collection(
     list_images,
     verify,
     shell,
-    inspect,
+    inspect, diff,
     publish,
     fetch,
     clean,

@@ -207,6 +207,7 @@ def _provenance(plan: Plan, facts: Facts) -> dict[str, object]:
     return {
         "revision": revision or "unknown",
         "sources": sources,
+        "lock": plan.lock.digest if plan.lock else None,
         "tools": tools,
         "medium": _medium(plan.medium),
         "probe": facts.probe.model_dump(mode="json") if facts.probe else None,
