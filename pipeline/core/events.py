@@ -55,24 +55,25 @@ def told(tell: Callable[[Event], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def span(category: str, name: str, *, beside: bool = False) -> Iterator[dict[str, Fact]]:
+def span(category: str, name: str, *, beside: bool = False, **known: Fact) -> Iterator[dict[str, Fact]]:
     """Tell when something begins and ends.
 
     Args:
         category: ``step``, ``program`` or ``cache``.
         name: what it is.
         beside: it goes on beside what the thread does.
+        known: facts that are known when it begins.
 
     Yields:
         Facts to be filled in until it ends; an error that ends it is one of them.
     """
-    facts: dict[str, Fact] = {}
+    facts = dict(known)
     tell = _listener.get()
     if tell is None:
         yield facts
         return
     number = next(_numbers)
-    tell(Event(BEGIN, category, name, number, beside, {}))
+    tell(Event(BEGIN, category, name, number, beside, known))
     try:
         yield facts
     except BaseException as error:

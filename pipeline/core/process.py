@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.core import progress
+from pipeline.core import progress, usage
 from pipeline.core.errors import DependencyError, StorageError, ToolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pipeline.core.events import Fact
 
     Argument = str | Path
 
@@ -112,9 +114,9 @@ def run(
     words = tuple(str(word) for word in argv)
     progress.log(f"$ {_pasted(words)}")
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-    with _started(words, env, cwd, network, stdin is not None, capture) as child:
+    with usage.noted(words) as facts, _started(words, env, cwd, network, stdin is not None, capture) as child:
         stdout = _pump(child, stdin, capture, tail, on_line)
-        status = child.wait()
+        status = usage.reap(child, facts)
     if check and status != 0:
         raise _failure(words, status, tail, what)
     return Completed(words, status, stdout, tuple(tail))
@@ -159,12 +161,12 @@ def background(
             start_new_session=True,
             pass_fds=pass_fds,
         )
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
+    with usage.noted(words, beside=True) as facts:
+        try:
+            yield child
+        finally:
+            child.kill()  # does nothing to one that has ended
+            usage.reap(child, facts)
 
 
 @contextlib.contextmanager
@@ -203,17 +205,18 @@ def piped(
     reader = threading.Thread(target=_collect, args=(child.stderr, tail, progress.current()), daemon=True)
     reader.start()
     is_wanted = False
-    try:
-        yield child
-        is_wanted = _is_read_out(child)
-    except BrokenPipeError as error:
-        if _ended(child, reader) > 0:
-            raise _failure(words, child.returncode, tail, what) from error
-        raise
-    finally:
-        if not is_wanted:
-            child.kill()
-        status = _ended(child, reader)
+    with usage.noted(words, beside=True) as facts:
+        try:
+            yield child
+            is_wanted = _is_read_out(child)
+        except BrokenPipeError as error:
+            if _ended(child, reader, facts) > 0:
+                raise _failure(words, child.returncode, tail, what) from error
+            raise
+        finally:
+            if not is_wanted:
+                child.kill()
+            status = _ended(child, reader, facts)
     if is_wanted and status != 0:
         raise _failure(words, status, tail, what)
 
@@ -229,13 +232,13 @@ def _is_read_out(child: subprocess.Popen[bytes]) -> bool:
     return events == [select.POLLHUP]
 
 
-def _ended(child: subprocess.Popen[bytes], reader: threading.Thread) -> int:
+def _ended(child: subprocess.Popen[bytes], reader: threading.Thread, facts: dict[str, Fact]) -> int:
     """Close the pipes of a program and wait for its end; returns its exit status."""
     for stream in (child.stdin, child.stdout):
         with contextlib.suppress(OSError):  # what was not sent yet finds nobody to read it
             if stream is not None:
                 stream.close()
-    status = child.wait()
+    status = usage.reap(child, facts)
     reader.join()
     return status
 

@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.core import events
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import FileIO
@@ -125,7 +127,9 @@ class Session:
             self._show(f"{'  ' * depth}{title} ...")
         ending = "failed"
         try:
-            yield
+            with events.span("step", title) as facts:
+                yield
+                facts["remark"] = running.remark or None
             ending = "done"
         finally:
             self._stack.pop()
