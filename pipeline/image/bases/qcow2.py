@@ -36,6 +36,16 @@ def digest(path: Path) -> str:
     Raises:
         InputError: it is none, or is not whole by itself.
     """
+    check(path)
+    return medium.whole_file(path)
+
+
+def check(path: Path) -> None:
+    """Check that a qcow2 may be read.
+
+    Raises:
+        InputError: it is none, or is not whole by itself.
+    """
     with path.open("rb") as stream:
         header = stream.read(104).ljust(104, b"\0")
     if header[:4] != MAGIC:
@@ -49,7 +59,6 @@ def digest(path: Path) -> str:
         raise InputError(
             f"{path} is only a part: it refers to another file", hint="make it whole: qemu-img convert -O qcow2 IN OUT"
         )
-    return medium.whole_file(path)
 
 
 def make(found: Medium, request: Request, target: Path, *, workspace: Path, package_cache: Path) -> None:

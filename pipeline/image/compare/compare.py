@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.core import parallel, process, progress
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import InputError
+from pipeline.image import tree
 from pipeline.image.bases import qcow2
 from pipeline.image.compare import boot, cpio, disk, ext4, packages
 from pipeline.image.compare.entries import Content, Entry, of_directory
@@ -80,7 +81,7 @@ def compare(a: Path, b: Path, *, deep: bool = False) -> Difference:
     """
     if deep:
         process.require(DIFFOSCOPE, hint="install diffoscope or diffoscope-minimal, or leave out --deep")
-    sides = parallel.each(2, (a, b), lambda path: Side(path, qcow2.digest(path), path.stat().st_size))
+    sides = parallel.each(2, (a, b), _side)
     if sides[0].sha256 == sides[1].sha256:
         return Difference(sides[0], sides[1])
     with Cache(cache_root()) as cache, cache.workspace() as workspace:
@@ -90,6 +91,11 @@ def compare(a: Path, b: Path, *, deep: bool = False) -> Difference:
             opened = [_open(side, raw) for side, raw in zip(sides, raws, strict=True)]
         with progress.step("compare"):
             return _compare(opened[0], opened[1], workspace, deep=deep)
+
+
+def _side(image: Path) -> Side:
+    qcow2.check(image)
+    return Side(image, tree.file_sha256(image), image.stat().st_size)
 
 
 def _unpack(image: Path, place: Path) -> disk.Raw:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class How(enum.StrEnum):
-    """What became of an entry between A and B."""
+    """What became of entries between A and B."""
 
     ADDED = "only in B"
     REMOVED = "only in A"
-    CHANGED = "differs"
+    CHANGED = "differ"
 
 
 @dataclass(frozen=True, slots=True)

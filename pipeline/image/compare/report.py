@@ -86,6 +86,8 @@ def verdict(found: Difference) -> str:
     """Return the outcome in one line."""
     if found.is_same:
         return "the same, byte for byte"
+    if not found.blocks:
+        return "the disks are the same, byte for byte: only how the qcow2 stores them differs"
     counts = {
         "packages": len(found.packages),
         "files": len(found.files),
@@ -94,8 +96,6 @@ def verdict(found: Difference) -> str:
     }
     if any(counts.values()):
         return "differences: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    if not found.blocks:
-        return "the disks are the same, byte for byte: only how the qcow2 stores them differs"
     if found.times:
         return "nothing but times differs, and what follows from them"
     return "packages, files, boot and layout are the same: only where things lie on the disk differs"
@@ -116,14 +116,13 @@ def fold(changes: Iterable[Change]) -> list[Folded]:
 
 def grouped(changes: Sequence[Change]) -> list[tuple[str, list[Change]]]:
     """Return changes by the package or directory that they belong to."""
-    ordered = sorted(changes, key=lambda change: change.group)
-    return [(group, list(members)) for group, members in groupby(ordered, key=lambda change: change.group)]
+    groups = _grouped([Folded(change, 0) for change in changes])
+    return [(group, [one.change for one in members]) for group, members in groups]
 
 
 def tally(changes: Sequence[Change]) -> str:
     """Return how many changes are of each kind."""
-    counts = Counter(change.how for change in changes)
-    return ", ".join(f"{counts[how]} {how.value}" for how in How if counts[how])
+    return _tally([Folded(change, 0) for change in changes])
 
 
 def packages_tally(changes: Sequence[PackageChange]) -> str:
@@ -217,19 +216,30 @@ def _rows(rows: Sequence[Aspect]) -> Iterator[RenderableType]:
 def _changes(changes: Sequence[Change], limits: _Limits) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    groups = grouped(changes)
+    groups = _grouped(fold(changes) if limits.in_group < ENDLESS else [Folded(change, 0) for change in changes])
     for group, members in groups[: limits.groups]:
-        yield Text(f"  {safe(group)}: {tally(members)}", style="bold")
+        yield Text(f"  {safe(group)}: {_tally(members)}", style="bold")
         yield from _lines(members, limits, limits.in_group, "    ")
     if left := groups[limits.groups :]:
-        count = sum(len(members) for _, members in left)
+        count = sum(1 + one.below for _, members in left for one in members)
         yield Text(f"  ... {len(left)} more packages or directories with {count} files; --all or --html shows them")
 
 
-def _lines(changes: Sequence[Change], limits: _Limits, count: int, indent: str) -> Iterator[RenderableType]:
+def _grouped(folded: Sequence[Folded]) -> list[tuple[str, list[Folded]]]:
+    ordered = sorted(folded, key=lambda one: one.change.group)
+    return [(group, list(members)) for group, members in groupby(ordered, key=lambda one: one.change.group)]
+
+
+def _tally(folded: Sequence[Folded]) -> str:
+    counts: Counter[How] = Counter()
+    for one in folded:
+        counts[one.change.how] += 1 + one.below
+    return ", ".join(f"{counts[how]} {how.value}" for how in How if counts[how])
+
+
+def _lines(folded: Sequence[Folded], limits: _Limits, count: int, indent: str) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    folded = [Folded(change, 0) for change in changes] if count == ENDLESS else fold(changes)
     for one in folded[:count]:
         change = one.change
         below = f" and {one.below} below it" if one.below else ""
@@ -237,7 +247,8 @@ def _lines(changes: Sequence[Change], limits: _Limits, count: int, indent: str) 
             f"{indent}{MARKS[change.how]} ", (safe(change.path), STYLES[change.how]), f"{below}{_said(change)}"
         )
         yield from _diff(change, limits, f"{indent}    ")
-        yield from _lines(change.members, limits, limits.members if count != ENDLESS else ENDLESS, f"{indent}    ")
+        inside = fold(change.members) if count < ENDLESS else [Folded(member, 0) for member in change.members]
+        yield from _lines(inside, limits, limits.members, f"{indent}    ")
     if len(folded) > count:
         yield Text(f"{indent}... {len(folded) - count} more")
 
