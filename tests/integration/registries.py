@@ -109,7 +109,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def registry(
-    folder: Path, *, tls: bool = True, password: bool = False, token: TokenServer | None = None
+    folder: Path,
+    *,
+    tls: bool = True,
+    password: bool = False,
+    token: TokenServer | None = None,
+    read_only: bool = False,
 ) -> Iterator[Served]:
     """Run a docker-registry.
 
@@ -118,6 +123,7 @@ def registry(
         tls: with a certificate of its own.
         password: with a password.
         token: with a token server.
+        read_only: it takes no pushes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     binary, _ = program("docker-registry", folder.parent, "docker-registry")
@@ -125,7 +131,11 @@ def registry(
     config = {
         "version": "0.1",
         "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}, "delete": {"enabled": True}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(folder / "storage")},
+            "delete": {"enabled": True},
+            "maintenance": {"readonly": {"enabled": read_only}},
+        },
         "http": {"secret": "of-tests"} | ({"tls": {"certificate": str(cert), "key": str(key)}} if tls else {}),
     }
     if password:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 EPOCH = 1_795_432_957
+FILES = ("SHA256SUMS", "manifest.json", "packages.json", "plan.json", "sbom.cdx.json")
 SIZE = 3_000_001  # no multiple of a tar's block
 
 

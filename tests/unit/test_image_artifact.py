@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,25 @@ def test_the_layer_is_a_tar_with_the_disk_alone(tmp_path: Path, size: int) -> No
     assert (disk.name, disk.isreg(), disk.mode) == (f"disk/{NAME}", True, 0o644)
     assert {(one.uid, one.gid, one.mtime) for one in (folder, disk)} == {(107, 107, EPOCH)}
     assert data.startswith(b"disk/\0")  # CDI looks for that, without a dot before it
+
+
+def test_little_of_the_disk_is_in_memory(tmp_path: Path) -> None:
+    path, size = tmp_path / NAME, 64 * 1024**2
+    path.touch()
+    os.truncate(path, size)
+    tracemalloc.start()
+    with path.open("rb") as file:
+        layer = Layer(file, path, EPOCH)
+        layer.digests()
+        with layer.open(0) as stream, (tmp_path / "out").open("wb") as out:
+            unpacker = Unpacker(out, NAME, EPOCH, "r/x")
+            while block := stream.read(256 * 1024):
+                unpacker.write(block)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert unpacker.finish()
+    assert (tmp_path / "out").stat().st_size == size
+    assert peak < size / 8
 
 
 @pytest.mark.parametrize("step", [1, 100, 512, 1000, 65536, 10**7])

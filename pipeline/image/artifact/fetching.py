@@ -93,7 +93,7 @@ class _Pull:
     def _fetch(self, staging: Path, name: str, checksums: str, layer: Descriptor) -> None:
         self._fetch_file(staging, SUMS, checksums)
         sums = source.parse_sums(_small(staging / SUMS), f"{self._wanted}: {SUMS}")
-        others = [one for one in sums if one != f"{name}.qcow2"]
+        others = [one for one in sums if not one.endswith(".qcow2")]
         each(self._registry.options.parallel, others, lambda one: self._fetch_file(staging, one, sums[one]))
         if MANIFEST not in others:
             self._wrong(f"{SUMS} does not list {MANIFEST}")
