@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import download, namespace, process, progress
+from pipeline.core import clock, download, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import cache_root
 from pipeline.core.errors import DependencyError, InputError, PipelineError, VerificationError
@@ -107,6 +107,7 @@ def _machine(cell: Cell, build_dir: Path) -> list[Finding]:
     return [
         _look("tools", lambda: _tools(tools)),
         _look("privileges", _privileges),
+        _look("clock", lambda: f"{clock.check()} UTC"),
         _look(f"programs for {cell.arch}", lambda: _programs(cell.arch)),
         _look("space for the cache", lambda: _space(cache_root(), plans.SPACE_COLD)),
         _look("space for images", lambda: _space(build_dir, plans.SPACE_WARM // 3)),

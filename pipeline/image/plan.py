@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.core import cache, namespace, process, progress
+from pipeline.core import cache, clock, namespace, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, StorageError
 from pipeline.image import disk, overlay
@@ -314,9 +314,10 @@ def check_machine(plan: Plan, *, cache_root: Path, build_dir: Path) -> None:
         build_dir: directory of the images.
 
     Raises:
-        DependencyError: a tool, a kernel feature or a privilege is missing.
+        DependencyError: a tool, a kernel feature or a privilege is missing, or the clock is wrong.
         StorageError: there is not enough space.
     """
+    clock.check()
     for tool in TOOLS:
         process.require(tool, hint="run ./invoke once: it installs what is missing")
     namespace.check_available()
@@ -333,10 +334,11 @@ def check_sources(plan: Plan, *, cache_root: Path) -> None:
         cache_root: directory of the cache.
 
     Raises:
-        DependencyError: a tool or a signing key is missing.
+        DependencyError: a tool or a signing key is missing, or the clock is wrong.
         StorageError: there is not enough space.
         NetworkError: a package source cannot be reached.
     """
+    clock.check()
     check_space(cache_root, SPACE_COLD)
     if plan.lock is not None:  # what is locked may be here already, or be had when the sources have moved on
         (deb if isinstance(plan.release.base, DebBase) else rpm).check_tools()

@@ -221,6 +221,33 @@ def test_a_keyring_that_is_missing(cold: Project) -> None:
     assert "/usr/share/keyrings/no-such.gpg is missing" in message
 
 
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faketime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that gives a program another time, unpacked from Debian's package and not installed."""
+    place = tmp_path_factory.mktemp("faketime")
+    words = ["apt-get", "--option", "APT::Sandbox::User=root", "download", "libfaketime"]
+    if subprocess.run(words, cwd=place, check=False, capture_output=True).returncode != 0:
+        pytest.skip("the package libfaketime cannot be had")
+    (package,) = place.glob("*.deb")
+    subprocess.run(["dpkg-deb", "--extract", package, place], check=True)
+    return next(place.glob("usr/lib/*/faketime/libfaketime.so.1"))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("year", [1970, 2100])
+def test_a_clock_that_is_wrong(project: Project, faketime: Path, year: int) -> None:
+    wrapper = ["env", f"LD_PRELOAD={faketime}", "TZ=UTC", f"FAKETIME=@{year}-03-01 12:00:00"]
+    code, _, err = project.build(wrapper=wrapper)
+    assert code == DependencyError.exit_code
+    assert f"error: this machine's clock says {year}-03-01 12:00 UTC" in err
+    assert "hint: set it" in err
+    assert "Traceback" not in err
+    assert not project.published.exists()
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 MIB = 1024**2
