@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,6 +241,22 @@ def test_code_counts_by_what_it_means(code: Path, name: str, text: str, counts: 
     (code / name).parent.mkdir(exist_ok=True)
     (code / name).write_text(text)
     assert (plans.code_digest("step.py", "hooks") != before) is counts
+
+
+def test_what_builds_nothing_counts_nothing() -> None:
+    """Nothing that builds imports from it: but for the history, which is told when an image is there."""
+    aside = {name.removesuffix(".py") for name in plans.ASIDE} - {"__init__"}
+    assert all((plans.CODE / name).exists() for name in plans.ASIDE)
+    found = set()
+    for path in plans.CODE.rglob("*.py"):
+        if path.relative_to(plans.CODE).parts[0] in plans.ASIDE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom) and module[:2] == ["pipeline", "image"]:
+                names = module[2:3] or [alias.name for alias in node.names]
+                found |= {(path.name, name) for name in names if name in aside}
+    assert found == {("build.py", "history")}
 
 
 # --- what this machine lacks -----------------------------------------------------------------------------------------
