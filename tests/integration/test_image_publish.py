@@ -21,8 +21,10 @@ from pipeline import image, oci
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError
 from pipeline.image import Pushed
+from pipeline.image.artifact import manifests
 from pipeline.oci import Registry, RegistryOptions
-from tests.integration import registries, sites
+from tests.integration import builds, registries, sites
+from tests.integration.conftest import Primed
 from tests.integration.registries import Served
 from tests.integration.sites import Site
 from tests.unit import artifacts
@@ -187,6 +189,21 @@ def test_an_index_that_another_server_spoils_meanwhile(site: Site, built: dict[s
     assert platforms(site.served, "x") == {"amd64": first.digest, "arm64": second.digest}
 
 
+def test_another_build_of_the_same_image_takes_the_tag_meanwhile(site: Site, built: dict[str, Path]) -> None:
+    known = sites.Repository()
+    site.repositories["x"] = known
+    other = oci.canonical({"schemaVersion": 2, "mediaType": oci.OCI_MANIFEST, "config": {}, "layers": []})
+
+    def overwritten(request: sites.Handler) -> None:
+        sites.Handler.good(request)
+        known.manifests[NAME] = known.manifests[oci.digest_of(other)] = other, oci.OCI_MANIFEST
+
+    site.faults = [("PUT", f"/manifests/{NAME}$", overwritten)]
+    pushed = image.push_image(built["amd64"], f"{site.served.host}/x", options(site.served))
+    assert platforms(site.served, "x") == {"amd64": oci.digest_of(other)}
+    assert pushed.digest in known.manifests
+
+
 # -------------------------------------------------------------------------------------------------- referrers
 
 
@@ -224,6 +241,16 @@ def test_referrers_of_a_registry_that_lists_them(site: Site, built: dict[str, Pa
     assert found.has_api
     assert oci.fallback_tag(pushed.digest) not in site.repositories["attached"].manifests
     check_referrers([one.to_json() for one in found.found], site.served, "attached", pushed.digest)
+
+
+def test_a_real_image(primed: Primed, site: Site, tmp_path: Path) -> None:
+    pushed = image.push_image(primed.project.published, f"{site.served.host}/real", options(site.served))
+    found = image.pull_image(pushed.reference, tmp_path, options(site.served))
+    builds.check_published(found)
+    listed = artifacts.content(primed.project.published)
+    assert artifacts.content(found) == listed
+    types = {manifests.type_of(name) for name in listed if not name.endswith(".qcow2")}
+    assert manifests.FILE_TYPE not in types  # each has one of its own
 
 
 # ----------------------------------------------------------------------------------------- second opinions

@@ -51,6 +51,13 @@ def test_the_layer_is_a_tar_with_the_disk_alone(tmp_path: Path, size: int) -> No
     assert data.startswith(b"disk/\0")  # CDI looks for that, without a dot before it
 
 
+@pytest.mark.parametrize("size", [0, 1, 8 * 1024**3 - 1, 8 * 1024**3, 3 * 1024**4])
+def test_disks_of_any_size_have_a_header(size: int) -> None:
+    data = headers(NAME, size, EPOCH)
+    assert len(data) == HEADERS
+    assert tarfile.TarInfo.frombuf(data[512:], "utf-8", "strict").size == size
+
+
 def test_little_of_the_disk_is_in_memory(tmp_path: Path) -> None:
     path, size = tmp_path / NAME, 64 * 1024**2
     path.touch()

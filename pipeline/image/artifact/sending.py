@@ -65,7 +65,7 @@ class _Push:
         sent += self._put(subject.digest, image, subject)
         referring = [manifests.referrer(facts, subject, name, data) for name, data in sorted(files.items())]
         sent += oci.attach(self._registry, self._repo, subject.digest, referring)
-        sent += self._put(facts.name, image, subject)
+        sent += self._tag(facts.name, image, subject)
         index, more = self._put_index()
         reference = oci.Reference(self._target.host, self._repo, facts.name, subject.digest)
         return Pushed(str(reference), subject.digest, index, sent + more)
@@ -83,8 +83,7 @@ class _Push:
 
     def _put(self, ref: str, data: bytes, manifest: Descriptor) -> int:
         """Write a manifest under a tag or its digest if it is not there; returns its bytes, or 0."""
-        there = self._registry.head_manifest(self._repo, ref)
-        if there is not None and there.digest == manifest.digest:
+        if self._stands_for(ref, manifest):
             return 0
         self._registry.put_manifest(self._repo, ref, data, manifest.media_type)
         progress.log(f"{self._target}: {ref} is {manifest.digest}")
@@ -105,23 +104,27 @@ class _Push:
             images = self._images()
             data = manifests.index(self._facts, images)
             index = manifests.descriptor(data, oci.OCI_INDEX)
-            try:
-                sent += self._put(self._facts.tag, data, index)
-            except NetworkError:
-                if not self._was_overwritten(index):
-                    raise
-                continue
-            if self._images() == images:
+            sent += self._tag(self._facts.tag, data, index)
+            if self._images() == images and self._stands_for(self._facts.tag, index):
                 return index.digest, sent
         raise NetworkError(
             f"{self._target}:{self._facts.tag}: others write it all the time", hint="push again when they have ended"
         )
 
-    def _was_overwritten(self, index: Descriptor) -> bool:
-        """Whether the registry has taken an index, but its tag stands for another one already."""
-        taken = self._registry.head_manifest(self._repo, index.digest)
-        there = self._registry.head_manifest(self._repo, self._facts.tag)
-        return taken is not None and there is not None and there.digest != index.digest
+    def _tag(self, tag: str, data: bytes, manifest: Descriptor) -> int:
+        """Write a manifest under a tag; that another process does the same at this moment is not a fault."""
+        try:
+            return self._put(tag, data, manifest)
+        except NetworkError:
+            taken = self._registry.head_manifest(self._repo, manifest.digest)
+            if taken is None or self._stands_for(tag, manifest):
+                raise
+            progress.log(f"{self._target}: {tag} was given to another one by somebody else")
+            return manifest.size
+
+    def _stands_for(self, tag: str, manifest: Descriptor) -> bool:
+        there = self._registry.head_manifest(self._repo, tag)
+        return there is not None and there.digest == manifest.digest
 
     def _images(self) -> list[Descriptor]:
         found = [(arch, self._registry.head_manifest(self._repo, self._facts.sibling(arch))) for arch in Architecture]
