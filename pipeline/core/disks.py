@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+CACHE_HINT = "'./invoke clean --cache' empties the cache; or set XDG_CACHE_HOME to a larger disk"
+
+
 class _FullDiskError(StorageError):
     """A full disk, described already."""
 
@@ -36,12 +39,13 @@ def allocated(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def naming_full(place: Path, doing: str) -> Iterator[None]:
+def naming_full(place: Path, doing: str, *, hint: str = CACHE_HINT) -> Iterator[None]:
     """Turn any error that speaks of a full disk into one that says which disk, how full, and what to do.
 
     Args:
         place: what should be on the disk.
         doing: what goes on inside, for the message.
+        hint: what to do about it.
 
     Raises:
         StorageError: in place of an error that speaks of a full disk.
@@ -57,5 +61,4 @@ def naming_full(place: Path, doing: str) -> Iterator[None]:
         point, source = sorted(under, key=lambda mount: len(mount[0].parts))[-1]
         free = f"{shutil.disk_usage(place).free / 2**20:,.1f} MiB free on {point} ({source})"
         message = f"no space left while {doing}: {free}, which holds {place}\n{error}"
-        hint = "'./invoke clean --cache' empties the cache; or set XDG_CACHE_HOME to a larger disk"
         raise _FullDiskError(message, hint=hint) from error

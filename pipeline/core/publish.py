@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core import progress
+from pipeline.core import disks, progress
 from pipeline.core.errors import StorageError
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+FULL_HINT = "free some space there: './invoke clean' removes built images, and with --cache also steps of builds"
 
 
 @contextlib.contextmanager
@@ -51,15 +52,19 @@ def staging(build_dir: Path, name: str) -> Iterator[Path]:
     Args:
         build_dir: directory that holds everything that is built.
         name: name of the published directory.
+
+    Raises:
+        StorageError: the disk is full.
     """
     for left in build_dir.glob(f".{name}.*"):
         shutil.rmtree(left)
     made = build_dir / f".{name}.{secrets.token_hex(4)}"
-    made.mkdir()
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    with disks.naming_full(build_dir, f"writing {name}", hint=FULL_HINT):
+        made.mkdir()
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def publish(staged: Path, target: Path) -> None:
