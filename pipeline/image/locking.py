@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core import progress
+from pipeline.core import namespace, progress
 from pipeline.core.cache import Cache, cache_root
 from pipeline.core.errors import InputError
 from pipeline.image import lock
-from pipeline.image.bases import deb_lock
+from pipeline.image.bases import deb_lock, rpm_lock
 from pipeline.image.bases.locked import LockedIndex, LockedPackage
 from pipeline.image.lock import Changed, Changes, Lock
 from pipeline.image.plan import Plan, check_sources
@@ -95,7 +95,12 @@ def _resolve(plan: Plan, workspace: Path) -> Found:
     base = plan.release.base
     if isinstance(base, DebBase):
         return deb_lock.resolve(base, plan.arch, plan.packages, plan.sources, workspace=workspace)
-    raise NotImplementedError  # until bases/rpm_lock.py is there
+    return namespace.run_private(
+        lambda: rpm_lock.resolve(
+            base, plan.arch, plan.packages, plan.repositories,
+            workspace=workspace, package_cache=cache_root() / "packages/rpm",
+        )
+    )  # fmt: skip
 
 
 # --- what is said of it

@@ -37,7 +37,7 @@ RPM_CODE = tuple(
     f"bases/{name}.py"
     for name in (
         "rpm", "dnf", "rpmdb", "settle", "berkeley", "kernels", "rpm_keys", "indexes", "repositories", "probe",
-        "locked",
+        "locked", "rpm_lock", "transaction", "dnf_plugin/chosen",
     )
 )  # fmt: skip
 MEDIA_CODE = tuple(

@@ -80,7 +80,11 @@ def complete(path: Path, request: Request, target: Path, *, workspace: Path, pac
         progress.note(f"{len(lacking)} packages are not in {path.name}: {', '.join(lacking)}")
         with progress.step("add packages"), downloads.in_use(package_cache):
             files = _fetch(request, root, lacking, workspace, package_cache)
-            _install(root, rpmdb.gathered(files.values(), workspace / "rpms"), _newest(root, files.values(), workspace))
+            _install(
+                root,
+                rpmdb.gathered({file.name: file for file in files.values()}, workspace / "rpms"),
+                _newest(root, files.values(), workspace),
+            )
         if still := _lacking(path, root, lacking):
             raise VerificationError(
                 f"{', '.join(still)} did not get into the tree", hint="see the log of the base step"

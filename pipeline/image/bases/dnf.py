@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from pipeline.profile import RpmBase
 
 FIRMWARE = ("/usr/lib/firmware", "/lib/firmware")
 MACROS = "etc/rpm/macros.image"  # in the tree
+PLUGIN = Path(__file__).parent / "dnf_plugin/chosen.py"
 IN_TREE = "run/dnf"  # dnf takes its directories for those of the tree, wherever they are set
 # What dnf says, the error that it is, and the next action.
 TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
@@ -50,6 +53,33 @@ TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A package that dnf has chosen to install.
+
+    Attributes:
+        name: its name.
+        version: ``epoch:version-release``; the epoch is always there.
+        architecture: its own.
+        checksum: what its repository's index says: ``kind:hexadecimal``.
+        size: of its file, in bytes.
+        repository: the id of its repository.
+        location: where it is below that.
+        base: URL that its location is relative to, where the index names one; mostly empty.
+        file: where its file is once it is downloaded.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    checksum: str
+    size: int
+    repository: str
+    location: str
+    base: str
+    file: Path
+
+
+@dataclass(frozen=True)
 class Dnf:
     """dnf, set up for one tree.
 
@@ -69,11 +99,44 @@ class Dnf:
     home: Path
     cache: Path
 
+    def choose(self, packages: Sequence[str], *, download: bool) -> list[Chosen]:
+        """Resolve packages with their dependencies, and install nothing.
+
+        Args:
+            packages: their names.
+            download: fetch all of them, and check their signatures.
+
+        Returns:
+            What would be installed.
+
+        Raises:
+            PipelineError: they cannot be installed together, or fetched.
+        """
+        plugins, listing = self.home / "plugins", self.home / "chosen.jsonl"
+        plugins.mkdir(exist_ok=True)
+        shutil.copyfile(PLUGIN, plugins / PLUGIN.name)
+        listing.unlink(missing_ok=True)
+        options = ["--setopt=plugins=1", f"--setopt=pluginpath={plugins}"]
+        options.append("--downloadonly" if download else "--assumeno")
+        try:
+            self.install(packages, *options, env={"CHOSEN_PACKAGES": str(listing)})
+        except ToolError:
+            if download or not listing.exists():  # that nothing was installed counts as a failure
+                raise
+        rows = [json.loads(line) for line in listing.read_text().splitlines()]
+        return [Chosen(**row | {"file": self._outside(Path(row["file"]))}) for row in rows]
+
+    def _outside(self, file: Path) -> Path:
+        """Return where a file is that lies in the cache as dnf sees it."""
+        inside = self.root / IN_TREE / "cache"
+        return self.cache / file.relative_to(inside) if file.is_relative_to(inside) else file
+
     def install(
         self,
         packages: Sequence[str],
         *options: str,
         binds: Sequence[tuple[Path, str]] = (),
+        env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         """Install packages, with devices and /proc in the tree, which scriptlets need.
@@ -82,6 +145,7 @@ class Dnf:
             packages: their names.
             options: of dnf.
             binds: (path on this machine, path in the tree), shown writable.
+            env: variables that dnf gets besides.
             on_line: called with every line that dnf prints.
 
         Raises:
@@ -98,14 +162,21 @@ class Dnf:
 
         words: list[process.Argument] = ["dnf", f"--config={self.config}", f"--installroot={self.root}"]
         words += [f"--forcearch={self.arch.rpm}", f"--releasever={self.base.releasever}", *options, "install"]
-        env = {"HOME": str(self.home)} | kernels.BYPASS
-        sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache"), *binds])
+        environment = {"HOME": str(self.home), **kernels.BYPASS, **(env or {})}
+        sandbox = sandboxed(self.root, [(self.cache, f"{IN_TREE}/cache"), *binds])
         try:
             with self._alone():
                 argv = [*sandbox, *words, *packages]
-                process.run(argv, env=env, network=True, what="installing packages", on_line=note)
+                process.run(argv, env=environment, network=True, what="installing packages", on_line=note)
         except ToolError as error:
-            raise _meant(error, lines, self.arch) from error
+            raise meant(error, lines, self.arch) from error
+
+    def index(self, repository: str) -> Path:
+        """Return the index of a repository, as it was fetched; dnf adds a number to the name of its directory."""
+        places = (
+            path for path in self.cache.iterdir() if re.fullmatch(f"{re.escape(repository)}-[0-9a-f]+", path.name)
+        )
+        return next(places) / INDEX
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all packages on offer; only metadata is fetched."""
@@ -135,7 +206,7 @@ class Dnf:
     def _asked(self, *words: str) -> str:
         command = ["dnf", f"--config={self.config}", f"--installroot={self.root}", f"--forcearch={self.arch.rpm}"]
         command += ["--quiet", f"--releasever={self.base.releasever}", *words]
-        sandbox = self._sandbox([(self.cache, f"{IN_TREE}/cache")])
+        sandbox = sandboxed(self.root, [(self.cache, f"{IN_TREE}/cache")])
         lines: list[str] = []
         try:
             with self._alone():
@@ -144,7 +215,7 @@ class Dnf:
                     on_line=lines.append, what="asking for packages",
                 ).stdout  # fmt: skip
         except ToolError as error:
-            raise _meant(error, lines, self.arch) from error
+            raise meant(error, lines, self.arch) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -158,25 +229,24 @@ class Dnf:
                 left.unlink()
             yield
 
-    def _sandbox(self, binds: Sequence[tuple[Path, str]]) -> list[process.Argument]:
-        root = self.root
-        words: list[process.Argument] = [
-            "bwrap",
-            "--dev-bind",
-            "/",
-            "/",
-            "--dev",
-            root / "dev",
-            "--proc",
-            root / "proc",
-        ]
-        words += ["--tmpfs", root / "run"]
-        for source, target in binds:
-            words += ["--bind", source, root / target]
-        return [*words, "--cap-add", "ALL", "--die-with-parent", "--"]
+
+def sandboxed(root: Path, binds: Sequence[tuple[Path, str]], *options: str) -> list[process.Argument]:
+    """Return what runs a program of this machine that works on a tree, with devices and /proc in it.
+
+    Args:
+        root: the tree.
+        binds: (path on this machine, path in the tree), shown writable.
+        options: of bwrap, besides.
+    """
+    words: list[process.Argument] = ["bwrap", "--dev-bind", "/", "/"]
+    words += ["--dev", root / "dev", "--proc", root / "proc", "--tmpfs", root / "run"]
+    for source, target in binds:
+        words += ["--bind", source, root / target]
+    return [*words, *options, "--cap-add", "ALL", "--die-with-parent", "--"]
 
 
-def _meant(error: ToolError, lines: Sequence[str], arch: Architecture) -> PipelineError:
+def meant(error: ToolError, lines: Sequence[str], arch: Architecture) -> PipelineError:
+    """Return the error that a program's complaints mean."""
     for pattern, kind, hint in TROUBLES:
         if found := next((line for line in lines if pattern.search(line)), None):
             return kind(f"{found.strip()} (for {arch})\n{error.message}", hint=f"{hint}; {error.hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,13 +32,14 @@ class Key:
     revoked: bool
 
 
-def trusted(base: RpmBase, repositories: Sequence[Repository], workspace: Path) -> Path:
+def trusted(base: RpmBase, repositories: Sequence[Repository], workspace: Path, *, files: Sequence[Path] = ()) -> Path:
     """Collect the pinned keys, and only these.
 
     Args:
         base: the profile's base, with the fingerprints.
         repositories: which may have key files beside them.
         workspace: directory for intermediate files.
+        files: more files that may hold keys.
 
     Returns:
         A file with the keys, armored, as rpm imports them.
@@ -49,14 +51,14 @@ def trusted(base: RpmBase, repositories: Sequence[Repository], workspace: Path) 
     home, result = workspace / "gnupg", workspace / "trusted.asc"
     home.mkdir(mode=0o700)
     words: list[process.Argument] = ["gpg", "--homedir", home, "--batch", "--no-autostart"]
-    files: list[Path] = []
+    tried: list[Path] = []
     found: dict[str, Key] = {}
-    for more in _files(base, repositories, workspace):
-        files += more
+    for more in itertools.chain([list(files)], _files(base, repositories, workspace)):
+        tried += more
         found = _imported(words, more)
         if found.keys() >= set(base.fingerprints):
             break
-    _check(base, found, files)
+    _check(base, found, tried)
     process.run([*words, "--armor", "--output", result, "--export", *base.fingerprints], what="exporting trusted keys")
     return result
 
@@ -122,6 +124,26 @@ def in_packages(repositories: Sequence[Repository], workspace: Path) -> list[Pat
             places = [tree.inside(root, path) for path in newest.files if _is_key(path)]
             found += [place for place in places if place.is_file()]
     return found
+
+
+def in_files(files: Sequence[Path], workspace: Path) -> list[Path]:
+    """Return the key files that packages on this machine bring; see :func:`in_packages`.
+
+    Args:
+        files: the packages.
+        workspace: directory for intermediate files.
+    """
+    form = r"[%{=NVRA}\t%{FILENAMES}\n]"
+    words: list[process.Argument] = ["rpm", "-qp", "--nosignature", "--nodigest", "--qf", form, *files]
+    listing = process.run(words, capture=True, what="listing files of packages").stdout
+    rows = [line.partition("\t") for line in listing.splitlines()]
+    paths = [(name, path) for name, _, path in rows if _is_key(path)]
+    having = [file for file in files if file.stem in {name for name, _ in paths}]
+    if not having:
+        return []
+    root = rpmdb.unpacked(having, workspace / "keys-in-packages", workspace)
+    places = [tree.inside(root, path) for _, path in paths]
+    return [place for place in places if place.is_file()]
 
 
 def _is_key(path: str) -> bool:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core import namespace, process
-from pipeline.core.errors import PipelineError, VerificationError
+from pipeline.core.errors import VerificationError
 from pipeline.image import tree
 from pipeline.image.bases.deb import Package
 from pipeline.profile import RpmBase
@@ -39,25 +39,6 @@ def _identity(row: Sequence[str]) -> str:
     return f"{row[0]}-{row[1].partition(':')[2]}.{row[2]} {row[3]}"
 
 
-def package_files(wanted: Iterable[str], places: Sequence[Path], home: Path) -> dict[str, Path]:
-    """Find the file that each package was installed from, by what it is and not by its name.
-
-    Args:
-        wanted: identities of packages.
-        places: directories that hold them, at any depth.
-        home: home directory for rpm.
-
-    Raises:
-        PipelineError: one is not there.
-    """
-    wanted = sorted(wanted)
-    stems = {identity.partition(" ")[0] for identity in wanted}
-    found = identified(sorted({file for place in places for file in place.rglob("*.rpm") if file.stem in stems}), home)
-    if missing := [identity for identity in wanted if identity not in found]:
-        raise PipelineError(f"the file of {missing[0]} is not in the cache", hint="try again with an empty cache")
-    return {identity: found[identity] for identity in wanted}
-
-
 def identified(files: Sequence[Path], home: Path) -> dict[str, Path]:
     """Return package files by identity."""
     if not files:
@@ -67,15 +48,36 @@ def identified(files: Sequence[Path], home: Path) -> dict[str, Path]:
     return dict(zip(known, files, strict=True))
 
 
-def gathered(files: Iterable[Path], target: Path) -> Path:
-    """Put packages into one directory, which the target's rpm is shown."""
+def gathered(files: Mapping[str, Path], target: Path) -> Path:
+    """Put packages into one directory, which rpm is shown.
+
+    Args:
+        files: by what they are called there.
+        target: the directory; it is made.
+    """
     target.mkdir()
-    for file in files:
-        try:
-            (target / file.name).hardlink_to(file)
-        except OSError:  # another file system
-            shutil.copyfile(file, target / file.name)
+    for name, file in files.items():
+        place_beside(file, target / name)
     return target
+
+
+def place_beside(file: Path, target: Path) -> None:
+    """Give a file that nobody changes another name, or make a copy of it on another file system."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def file_name(name: str, version: str, architecture: str) -> str:
+    """Return what rpm itself would call the file of a package, wherever it came from.
+
+    Args:
+        name: the package's name.
+        version: ``[epoch:]version-release``.
+        architecture: its own.
+    """
+    return f"{name}-{version.rpartition(':')[2]}.{architecture}.rpm"
 
 
 def rewrite(root: Path, base: RpmBase, files: Path, epoch: int) -> None:
@@ -106,13 +108,22 @@ def check(root: Path, expected: set[str]) -> None:
     Raises:
         VerificationError: it is not what was installed.
     """
-    found = set(seen(root))
+    hint = "see the log of the base step; 'database' in the profile must be where the target's rpm looks"
+    compare(expected, set(seen(root)), "the target's rpm does not see what was installed", hint=hint)
+
+
+def compare(expected: set[str], found: set[str], what: str, *, hint: str) -> None:
+    """Compare two sets of packages.
+
+    Raises:
+        VerificationError: they differ.
+    """
     if found != expected:
         lost, strange = sorted(expected - found), sorted(found - expected)
         raise VerificationError(
-            f"the target's rpm does not see what was installed: {len(lost)} packages are missing "
-            f"({', '.join(lost[:3])}), {len(strange)} are unknown ({', '.join(strange[:3])})",
-            hint="see the log of the base step; 'database' in the profile must be where the target's rpm looks",
+            f"{what}: {len(lost)} packages are missing ({', '.join(lost[:3])}), {len(strange)} are unknown "
+            f"({', '.join(strange[:3])})",
+            hint=hint,
         )
 
 
