@@ -6,6 +6,7 @@ import base64
 import functools
 import http.server
 import json
+import os
 import shutil
 import sys
 import threading
@@ -123,6 +124,14 @@ def test_packages_from_a_server_are_fetched_once(tiny: Distribution, tmp_path: P
         asked.clear()
         make(tmp_path, described, url, name="again")
         assert not [path for path in asked if path.endswith(".rpm")]
+        cut, changed = (next((tmp_path / "packages").rglob(f"{name}-*.rpm")) for name in ("greeter", "libraries"))
+        os.truncate(cut, cut.stat().st_size // 2)
+        content = bytearray(changed.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        changed.write_bytes(content)
+        asked.clear()
+        make(tmp_path, described, url, name="spoilt")
+        assert {path.rpartition("/")[2] for path in asked if path.endswith(".rpm")} == {cut.name, changed.name}
 
 
 @pytest.mark.parametrize("name", ["download_lock.pid", "metadata_lock.pid", "rpmdb_lock.pid"])

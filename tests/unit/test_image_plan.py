@@ -74,7 +74,29 @@ def test_a_directory_among_the_scripts(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "x", "-1", "1.5", "0", "315532799", "2147483648", "9" * 30, "²", "0x10", "1e9", "1700000000 "]
+    "text",
+    [
+        "",
+        " ",
+        "x",
+        "-1",
+        "1.5",
+        "0",
+        "315532799",
+        "2147483648",
+        "9" * 30,
+        "²",
+        "0x10",
+        "1e9",
+        "1700000000 ",
+        "+1700000000",
+        "1700000000\n",
+        "1_700_000_000",
+        "1700000000.0",
+        "\u0661\u0667" * 5,
+        "2026-11-25",
+        "now",
+    ],
 )
 def test_a_source_date_epoch_that_is_no_usable_time(
     project: Project, text: str, monkeypatch: pytest.MonkeyPatch
