@@ -25,7 +25,7 @@ FILE = "report.html"
 MB = 1_000_000
 GIB = 1024**3
 PAPERS = ("manifest.json", "packages.json", "sbom.cdx.json", "plan.json")
-NO_IMAGE = "no image"
+NO_IMAGE, UNREADABLE = "no image now", "not readable"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Row:
 
     Attributes:
         found: all that is known of it.
-        status: how it went in the last matrix; ``no image`` or empty if it was not part of it.
+        status: how it went in the last matrix, unless its image has gone since, or cannot be read; empty if it was not
+            part of it.
         anchor: of what is said about its size.
         change: bytes more than its build before, less if negative; None if there is none.
         share: of the largest image's size, in percent.
@@ -158,7 +159,7 @@ def _rows(images: list[Found]) -> list[Row]:
     for index, found in enumerate(images):
         status = found.result.status.value if found.result else ""
         if found.manifest is None and status != Status.FAILED:
-            status = NO_IMAGE
+            status = UNREADABLE if found.directory.is_dir() else NO_IMAGE
         size = found.manifest.image.size if found.manifest else 0
         last = [record.size for record in found.records[-2:]]
         change = last[1] - last[0] if len(last) == 2 and last[1] == size else None
