@@ -36,26 +36,33 @@ def attach(registry: Registry, repo: str, subject: str, manifests: Sequence[byte
     Raises:
         NetworkError: the registry does not take them, or does not list them although it has the referrers API.
     """
-    sent = 0
-    wanted = [(Descriptor(OCI_MANIFEST, digest_of(data), len(data)), data) for data in manifests]
-    for one, data in wanted:
-        if registry.head_manifest(repo, one.digest) is None:
-            registry.put_manifest(repo, one.digest, data, one.media_type)
-            sent += one.size
+    wanted = {digest_of(data): data for data in manifests}
+    new = {digest: data for digest, data in wanted.items() if registry.head_manifest(repo, digest) is None}
+    sent = _put(registry, repo, new)
     listed = registry.referrers(repo, subject)
     if not listed.has_api:
-        return sent + _list(registry, repo, subject, {one.digest: fallback_entry(one, data) for one, data in wanted})
-    absent = {one.digest for one, _ in wanted} - {one.digest for one in listed.found}
+        return sent + _list(registry, repo, subject, wanted)
+    absent = wanted.keys() - {one.digest for one in listed.found}
+    if absent:  # it may have taken them before it learnt to list them
+        sent += _put(registry, repo, {digest: wanted[digest] for digest in sorted(absent)})
+        absent -= {one.digest for one in registry.referrers(repo, subject).found}
     if absent:
-        hint = (
-            "the registry may have taken it before it had the referrers API: its own documentation says how to mend it"
-        )
+        hint = "the registry has the referrers API, but does not keep it up: its own log may say why"
         raise NetworkError(f"{registry.host}/{repo}: {min(absent)} is not listed with {subject}", hint=hint)
     return sent
 
 
-def _list(registry: Registry, repo: str, subject: str, wanted: Mapping[str, Any]) -> int:
+def _put(registry: Registry, repo: str, manifests: Mapping[str, bytes]) -> int:
+    for digest, data in manifests.items():
+        registry.put_manifest(repo, digest, data, OCI_MANIFEST)
+    return sum(map(len, manifests.values()))
+
+
+def _list(registry: Registry, repo: str, subject: str, manifests: Mapping[str, bytes]) -> int:
     """Write the index of the fallback tag, unless it lists everything; what others listed there stays."""
+    wanted = {
+        digest: fallback_entry(Descriptor(OCI_MANIFEST, digest, len(data)), data) for digest, data in manifests.items()
+    }
     tag = fallback_tag(subject)
     try:
         there = fallback_entries(registry.get_manifest(repo, tag)[1])

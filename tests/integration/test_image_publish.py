@@ -235,6 +235,23 @@ def test_referrers_of_a_registry_that_has_no_list_of_them(served: Served, built:
     assert {one.digest for one in found.found} == {*(one["digest"] for one in listed), oci.digest_of(signature)}
 
 
+def test_what_is_gone_is_not_listed_any_more(served: Served, built: dict[str, Path]) -> None:
+    pushed = image.push_image(built["amd64"], f"{served.host}/gone", options(served))
+    registry, tag = client(served), oci.fallback_tag(pushed.digest)
+    first = document(served, "gone", tag)["manifests"][0]
+    gone, new = (
+        oci.canonical({**document(served, "gone", first["digest"]), "artifactType": f"application/{kind}"})
+        for kind in ("gone", "new")
+    )
+    oci.attach(registry, "gone", pushed.digest, [gone])
+    registry.delete_manifest("gone", oci.digest_of(gone))
+    oci.attach(registry, "gone", pushed.digest, [new])
+    types = {one["artifactType"] for one in document(served, "gone", tag)["manifests"]}
+    assert "application/new" in types
+    assert "application/gone" not in types
+    assert len(types) == len(artifacts.FILES) + 1
+
+
 def test_referrers_of_a_registry_that_lists_them(site: Site, built: dict[str, Path]) -> None:
     pushed = image.push_image(built["amd64"], f"{site.served.host}/attached", options(site.served))
     found = client(site.served).referrers("attached", pushed.digest)

@@ -156,6 +156,22 @@ def test_a_registry_on_a_full_disk(folder: Path, tmp_path: Path) -> None:
     assert "its own log says more" in hint
 
 
+def test_a_registry_that_does_not_list_what_it_has_taken(site: Site, built: Path) -> None:
+    def nothing(request: Handler) -> None:
+        index = {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": []}
+        request.say(200, oci.canonical(index), Content_Type=oci.OCI_INDEX)
+
+    site.faults = [("GET", "/referrers/", nothing)] * 2
+    with pytest.raises(NetworkError, match="is not listed with sha256:") as caught:
+        push(built, site.served)
+    assert "its own log" in caught.value.hint
+    assert tags(site) == []
+    site.faults = [("GET", "/referrers/", nothing)]  # as a registry that has been upgraded: it learns by a push
+    site.seen.clear()
+    push(built, site.served)
+    assert site.count("PUT", "/manifests/sha256") == len(artifacts.FILES)
+
+
 def test_credentials_and_authority(served: Served, folder: Path, built: Path) -> None:
     wrong = registries.auth_file(folder / "wrong.json", served.host, password="wrong-word")
     for auth in (wrong, None):
