@@ -133,8 +133,13 @@ def packages_tally(changes: Sequence[PackageChange]) -> str:
 
 def _print(console: Console, found: Difference, *, everything: bool) -> None:
     limits = _Limits(*[ENDLESS] * 6) if everything else _Limits()
+    from rich.text import Text
+
     for part in _parts(found, limits):
-        console.print(part, highlight=False)
+        if isinstance(part, Text) and not console.is_terminal:
+            console.file.write(f"{part.plain}\n")  # not wrapped, and many times as fast
+        else:
+            console.print(part, highlight=False)
 
 
 def _parts(found: Difference, limits: _Limits) -> Iterator[RenderableType]:
@@ -163,7 +168,7 @@ def _parts(found: Difference, limits: _Limits) -> Iterator[RenderableType]:
         yield from _title("Bytes", "blocks of 4 KiB that differ")
         for one in found.blocks:
             use = f", {one.what}" if one.what else ""
-            yield Text(f"  {safe(one.part)}{use}: {one.count}, the first at byte {one.first}")
+            yield Text(f"  {safe(one.part + use)}: {one.count}, the first at byte {one.first}")
     for note in found.notes:
         yield Text(f"note: {safe(note)}", style="dim")
 
@@ -258,7 +263,7 @@ def _said(change: Change) -> str:
     for aspect in change.aspects:
         values = [safe(value) for value in (aspect.before, aspect.after)]
         if change.how is How.CHANGED:
-            said.append(f"{aspect.name} {values[0] or 'none'} -> {values[1] or 'none'}")
+            said.append(f"{safe(aspect.name)} {values[0] or 'none'} -> {values[1] or 'none'}")
         else:
             said.append(values[0] or values[1])
     return f"  {'; '.join(said)}" if said else ""
@@ -272,5 +277,5 @@ def _diff(change: Change, limits: _Limits, indent: str) -> Iterator[RenderableTy
     for line in change.diff[:count]:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         yield Text(f"{indent}{safe(line)}", style=style)
-    if len(change.diff) > count:
+    if len(change.diff) > count > 0:
         yield Text(f"{indent}... {len(change.diff) - count} more lines; --all or --html shows them", style="dim")
