@@ -27,7 +27,8 @@ PROGRAM = "/usr/lib/chromium/chromium-headless-shell"
 PLACE = "/page"  # where the browser sees the files that it is shown
 POINTS = ("proc", "dev", "tmp", PLACE[1:])  # what the sandbox is mounted on
 SECONDS = 120
-HIGHEST = 12_000  # pixels of a picture
+FAR = 20  # a descriptor
+HIGHEST = 8_000  # pixels of a picture
 
 
 @functools.cache
@@ -96,9 +97,13 @@ class Page:
         self.requests.clear()
         self.complaints.clear()
         self.call("Page.navigate", url=f"file://{PLACE}/{name}")
+        self.wait(f"document.readyState + location.pathname === 'complete{PLACE}/{name}'")
+
+    def wait(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + SECONDS
-        while self.value("document.readyState + location.pathname") != f"complete{PLACE}/{name.partition('#')[0]}":
-            assert time.monotonic() < deadline, "the page does not come"
+        while not self.value(expression):
+            assert time.monotonic() < deadline, f"it does not come true: {expression}"
             time.sleep(0.02)
 
     def value(self, expression: str) -> Any:  # noqa: ANN401 - whatever JSON has
@@ -168,18 +173,19 @@ def browser(folder: Path) -> Iterator[Page]:
     words += ["--ro-bind", str(folder), PLACE, "--unshare-all", "--die-with-parent"]
     words += ["--clearenv", "--setenv", "HOME", "/tmp", PROGRAM]
     words += ["--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-    # The browser has its pipes at 3 and 4. The shell puts them there, whatever numbers they have here.
-    moved = f'exec 8<&{theirs_in} 9>&{theirs_out}; exec 3<&8 4>&9; exec 8<&- 9>&-; exec "$@"'
+    # The browser has its pipes at 3 and 4; a shell puts them there, from where they are in nobody's way.
+    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, FAR) for end in (theirs_in, theirs_out)]
+    moved = f'exec 3<&{theirs[0]} 4>&{theirs[1]} {theirs[0]}<&- {theirs[1]}>&-; exec "$@"'
     with (folder / "browser.log").open("wb") as log:
         started = subprocess.Popen(
-            ["sh", "-c", moved, "sh", *words],
+            ["bash", "-c", moved, "bash", *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[theirs_in, theirs_out],
+            pass_fds=theirs,
         )
-    os.close(theirs_in)
-    os.close(theirs_out)
+    for end in (theirs_in, theirs_out, *theirs):
+        os.close(end)
     try:
         with os.fdopen(ours_out, "wb") as send, os.fdopen(ours_in, "rb", buffering=0) as answers:
             yield Page(send, answers)
