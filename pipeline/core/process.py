@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import errno
 import os
 import select
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.core import progress, usage
+from pipeline.core import progress, unsynced, usage
 from pipeline.core.errors import DependencyError, StorageError, ToolError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ NETWORK_VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
+
+_is_unsynced: contextvars.ContextVar[bool] = contextvars.ContextVar("is_unsynced", default=False)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,19 @@ def require(tool: str, *, hint: str) -> str:
     if found is None:
         raise DependencyError(f"program {tool!r} is not installed", hint=hint)
     return found
+
+
+@contextlib.contextmanager
+def without_sync() -> Iterator[None]:
+    """Let programs that :func:`run` starts not wait for the disk while the context lasts; only root can.
+
+    For what is made anew after a power cut: measured for a Debian tree, mke2fs waits 0.4 s of 1.5 s.
+    """
+    token = _is_unsynced.set(True)
+    try:
+        yield
+    finally:
+        _is_unsynced.reset(token)
 
 
 def run(
@@ -294,6 +310,7 @@ def _started(
             stderr=subprocess.PIPE if capture else subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            preexec_fn=unsynced.install if _is_unsynced.get() else None,  # noqa: PLW1509  no other thread of ours forks
         )
     except OSError as error:
         raise _cannot_start(words, error) from error
