@@ -81,6 +81,13 @@ class RpmRepository(Model):
     url: Url
     arch: tuple[Architecture, ...] = ()
 
+    @field_validator("id")
+    @classmethod
+    def _is_no_section(cls, value: str) -> str:
+        if value == "main":
+            raise ValueError("'main' is the name of dnf's own settings (dnf.conf(5)): call the repository otherwise")
+        return value
+
 
 class RpmBase(Model):
     """A root tree from RPM packages: from repositories, or from a medium that holds them.

@@ -186,3 +186,15 @@ def publish(rpms: Path, target: Path, home: Path, key: str) -> None:
 def index(repository: Path) -> None:
     """Make a repository's metadata."""
     run("createrepo_c", "--quiet", repository)
+
+
+def make_other(work: Path, name: str, version: str) -> Path:
+    """Build a package of a name that the distribution has, with other content; returns the unsigned file."""
+    section = SECTION.partition("%files")[0] + "%files -n @name@\n"
+    for word, value in {"name": name, "version": version, "requires": "", "script": ""}.items():
+        section = section.replace(f"@{word}@", value)
+    (work / "other.spec").write_text(SPEC + section)
+    words = ["rpmbuild", "-bb", "--define", f"_topdir {work}/other", "--define", f"_dbpath {work}/db"]
+    run(*words, "--target", f"{ARCH}-linux", work / "other.spec")
+    (made,) = (work / "other/RPMS" / ARCH).glob(f"{name}-{version}-*.rpm")
+    return made

@@ -243,6 +243,13 @@ def test_one_bad_value(tmp_path: Path, old: str, new: str, message: str, hint: s
         assert hint in advice
 
 
+def test_a_repository_cannot_be_called_as_the_settings_of_dnf_are(tmp_path: Path) -> None:
+    bad = (OSPROFILES / "centos.yaml").read_text().replace("id: BaseOS", "id: main", 1)
+    (tmp_path / "centos.yaml").write_text(bad)
+    with pytest.raises(InputError, match=r"repositories\[0\]\.id: 'main' is the name of dnf's own settings"):
+        profile.load(tmp_path / "centos.yaml")
+
+
 NOT_YAML: list[tuple[str | bytes, str]] = [
     ("", "demo.yaml: the file is empty"),
     ("# only a comment\n", "demo.yaml: the file is empty"),
