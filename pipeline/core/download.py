@@ -16,6 +16,7 @@ turns.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import fcntl
 import hashlib
@@ -58,6 +59,7 @@ CHUNK = 256 * 1024
 PROGRESS_BYTES = 32 * MIB  # one line of log for so much
 OK, PARTIAL, RANGE_REFUSED = 200, 206, 416
 T = TypeVar("T")
+_KEPT: contextvars.ContextVar[requests.Session | None] = contextvars.ContextVar("connections", default=None)
 
 
 def fetch(
@@ -434,7 +436,32 @@ def _body(response: requests.Response) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
+def connections() -> Iterator[None]:
+    """Keep connections open from one fetch to the next, for all that are made inside, also in threads.
+
+    Many small files take as many round trips and questions for the server's address otherwise; some name servers stop
+    answering who asks so often.
+    """
+    with _new_session() as session:
+        token = _KEPT.set(session)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
+
+@contextlib.contextmanager
 def _session() -> Iterator[requests.Session]:
+    kept = _KEPT.get()
+    if kept is not None:
+        yield kept
+        return
+    with _new_session() as session:
+        yield session
+
+
+@contextlib.contextmanager
+def _new_session() -> Iterator[requests.Session]:
     import requests
 
     with requests.Session() as session:

@@ -129,8 +129,9 @@ def fetch(
             return error
         return None
 
-    results = zip(packages, parallel.each(AT_A_TIME, packages, get), strict=True)
-    if failed := [(package, error) for package, error in results if error]:
+    with download.connections():
+        results = parallel.each(AT_A_TIME, packages, get)
+    if failed := [(package, error) for package, error in zip(packages, results, strict=True) if error]:
         raise _cannot_be_had(failed, len(packages), offered)
     return {package: place(package) for package in packages}
 
