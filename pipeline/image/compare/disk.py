@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.core import process
+from pipeline.core.errors import ToolError
 from pipeline.image.compare.model import Aspect
 
 SECTOR = 512
@@ -70,11 +71,12 @@ def unpack(image: Path, target: Path) -> Raw:
         ToolError: it is damaged.
         StorageError: the disk of this machine is full.
     """
-    process.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, target], what=f"unpacking {image}")
     shown = json.loads(process.run(["qemu-img", "info", "--output=json", "-f", "qcow2", image], capture=True).stdout)
+    _check(image, shown["cluster-size"])
+    process.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, target], what=f"unpacking {image}")
     specific = shown.get("format-specific", {}).get("data", {})
     form = {f"qcow2 {name}": str(value) for name, value in sorted(specific.items())}
-    form |= {"virtual size": str(shown["virtual-size"]), "cluster size": str(shown.get("cluster-size", ""))}
+    form |= {"virtual size": str(shown["virtual-size"]), "cluster size": str(shown["cluster-size"])}
     size = target.stat().st_size
     table = _table(target)
     with target.open("rb") as stream:
@@ -82,6 +84,20 @@ def unpack(image: Path, target: Path) -> Raw:
         if not table:  # a file system without partitions around it
             parts = (Part("disk", 0, size, _kind(stream, 0), {}),)
     return Raw(target, size, {name: str(value) for name, value in table.items() if name != "device"}, parts, form)
+
+
+def _check(image: Path, cluster_size: int) -> None:
+    """Refuse a qcow2 that was cut: qemu-img takes tables behind its end for zeros, and reads a disk with holes."""
+    words: list[process.Argument] = ["qemu-img", "check", "-f", "qcow2", "--output=json", image]
+    done = process.run(words, capture=True, check=False, what=f"checking {image}")
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as error:
+        raise ToolError(f"{image} is damaged: {' '.join(done.tail)}") from error
+    # Its end is that of a cluster; a compressed one need not be written to the end.
+    is_cut = found.get("image-end-offset", 0) - image.stat().st_size >= cluster_size
+    if is_cut or found.get("corruptions") or found.get("check-errors"):
+        raise ToolError(f"{image} is damaged{': its end is missing' if is_cut else ''}", hint="compare its sha256")
 
 
 def _table(raw: Path) -> dict[str, Any]:
