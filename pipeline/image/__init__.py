@@ -11,7 +11,7 @@ from pipeline.image.compare import locate as locate_image
 from pipeline.image.compare import print_text as print_difference
 from pipeline.image.compare import write_html as write_difference
 from pipeline.image.doctor import doctor
-from pipeline.image.history import History, Record, Step
+from pipeline.image.history import History, Record, Step, keep_others
 from pipeline.image.history import read as read_history
 from pipeline.image.inspect import inspect
 from pipeline.image.inspect import text as inspection_text
@@ -41,6 +41,7 @@ __all__ = [
     "fetch_images",
     "inspect",
     "inspection_text",
+    "keep_others",
     "locate_image",
     "lock_path",
     "lock_text",

@@ -47,11 +47,11 @@ class Record(BaseModel):
     Attributes:
         schema_: version of this form; ``schema`` in the file.
         name: of the image.
-        key: of the plan that it was built from.
+        key: of the plan that it was built from; empty if it was built on another machine.
         time: when it was built.
-        sha256: of the qcow2.
+        sha256: of the qcow2; empty if it was built on another machine.
         size: of the qcow2, in bytes.
-        packages: how many it has.
+        packages: how many it has; None if that is not known.
         seconds: wall clock time of all steps.
         steps: how long each took, in the order they were begun.
     """
@@ -60,11 +60,11 @@ class Record(BaseModel):
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
-    key: str
+    key: str = ""
     time: datetime.datetime
-    sha256: str
+    sha256: str = ""
     size: int = Field(ge=0)
-    packages: int = Field(ge=0)
+    packages: int | None = Field(ge=0)
     seconds: float = Field(ge=0, allow_inf_nan=False)
     steps: tuple[Step, ...] = ()
 
@@ -97,6 +97,26 @@ def keep(build_dir: Path, directory: Path, times: Sequence[StepTime]) -> None:
     except (OSError, StorageError) as error:
         reason = error.message if isinstance(error, StorageError) else str(error)
         progress.note(f"this build is not in the history: {reason}")
+
+
+def keep_others(build_dir: Path, records: Iterable[Record], since: datetime.datetime) -> None:
+    """Note builds of other machines, whose own histories this machine does not see.
+
+    If this cannot be written, the user is told, and nothing more happens.
+
+    Args:
+        build_dir: directory that holds all images here.
+        records: the builds.
+        since: what was noted from then on is not noted again: the directory may be shared with those machines.
+    """
+    try:
+        known = {record.name for record in read(build_dir).records if record.time >= since}
+        for record in records:
+            if record.name not in known:
+                note(build_dir, record)
+    except (OSError, StorageError) as error:
+        reason = error.message if isinstance(error, StorageError) else str(error)
+        progress.note(f"builds of other machines are not in the history: {reason}")
 
 
 def note(build_dir: Path, record: Record) -> None:

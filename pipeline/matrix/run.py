@@ -60,6 +60,7 @@ def build(
         cells=tuple(results[order.name] for order in orders),
     )
     _write(report, workshop.build_dir / REPORT)
+    _note_others(report, workshop.build_dir)
     return report
 
 
@@ -142,6 +143,24 @@ def _interrupt(running: Sequence[cell.Running], board: Board) -> None:
     board.say(f"interrupted; {len(running)} builds are stopping")
     cell.interrupt(running)
     signal.signal(signal.SIGINT, former)
+
+
+def _note_others(report: Report, build_dir: Path) -> None:
+    """Take what build servers have built into the history of this machine."""
+    records = [
+        image.Record(
+            name=one.name,
+            time=report.finished,
+            size=one.size,
+            packages=one.packages,
+            seconds=one.seconds,
+            steps=one.steps,
+        )
+        for one in report.cells
+        if one.server and one.status is Status.BUILT and one.size is not None
+    ]
+    if records:
+        image.keep_others(build_dir, records, report.started)
 
 
 def _write(report: Report, path: Path) -> None:

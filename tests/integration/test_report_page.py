@@ -273,9 +273,12 @@ def test_without_scripts_nothing_is_hidden_but_what_needs_them(shown: Page) -> N
 
 
 def test_on_paper_nothing_is_cut_off(shown: Page) -> None:
-    shown.open("several/report.html", width=800)
+    shown.open("several/report.html", width=720)  # what a sheet has between its margins
     shown.call("Emulation.setEmulatedMedia", media="print")
     quotes = "[...document.querySelectorAll('.quote, .packages')]"
     assert shown.value(f"{quotes}.filter((each) => each.scrollHeight > each.clientHeight + 1).length") == 0
+    tables = boxes(shown, "table")
+    assert len(tables) == 3
+    assert max(right for _, _, right, _ in tables) <= 720
     printed = shown.call("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert len(printed) > 50_000

@@ -147,6 +147,22 @@ def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, capsys: 
     assert "this build is not in the history: [Errno 27] File too large" in capsys.readouterr().err
 
 
+def test_builds_of_other_machines_are_noted_once(tmp_path: Path) -> None:
+    began = record().time
+    others = [record().model_copy(update={"name": name}) for name in ("here-1-amd64", "there-1-arm64")]
+    history.note(tmp_path, others[0])
+    history.note(tmp_path, others[1].model_copy(update={"time": began - datetime.timedelta(days=1)}))
+    history.keep_others(tmp_path, others, began)
+    names = [line.name for line in history.read(tmp_path).records]
+    assert names == ["here-1-amd64", "there-1-arm64", "there-1-arm64"], "the one of a day before is another build"
+
+
+def test_a_matrix_does_not_fail_for_want_of_a_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / history.FILE).mkdir()
+    history.keep_others(tmp_path, [record()], record().time)
+    assert "builds of other machines are not in the history" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["a directory", "no directory for locks", "no manifest"])
 def test_a_finished_build_does_not_fail(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
     directory = image(tmp_path)

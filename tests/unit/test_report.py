@@ -109,7 +109,7 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(
     if content is not None:
         (tmp_path / file).write_bytes(content)
     (problem,) = read(tmp_path).problems
-    assert (problem.file, reason in problem.what) == (file, True), problem
+    assert (problem.file, reason in problem.what) == (f"build/{file}", True), problem
     assert f"build/{file} is left out" in text(rendered(tmp_path))
     assert NAME in text(rendered(tmp_path))
 
@@ -119,7 +119,7 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path: Path, file: str) -> N
     reports.image(tmp_path, NAME)
     (tmp_path / file).unlink(missing_ok=True)
     (tmp_path / file).mkdir(parents=True)
-    assert [(one.file, one.what) for one in read(tmp_path).problems] == [(file, "Is a directory")]
+    assert [(one.file, one.what) for one in read(tmp_path).problems] == [(f"build/{file}", "Is a directory")]
 
 
 def test_many_broken_files_do_not_fill_the_page(tmp_path: Path) -> None:
@@ -344,6 +344,27 @@ def test_the_page_says_what_happened(tmp_path: Path) -> None:
 def test_an_image_that_was_removed_since_is_not_there(tmp_path: Path) -> None:
     reports.matrix(tmp_path, [reports.result(NAME, Status.BUILT, size=1)])
     assert "no image now" in text(rendered(tmp_path))
+
+
+def test_images_of_build_servers_are_found_where_they_were_collected(tmp_path: Path) -> None:
+    shared, build_dir = tmp_path / "shared", tmp_path / "build"
+    build_dir.mkdir()
+    reports.image(shared, NAME)
+    pushed = "registry.example:5000/node-images:debian-12-arm64@sha256:0123"
+    known = {"size": 123_400_000, "packages": 150, "server": "arm-1", "artifact": pushed}
+    cells = [
+        reports.result(NAME, Status.BUILT, size=1, server="amd-1", artifact=str(shared / NAME)),
+        reports.result("debian-12-arm64", Status.BUILT, **known),
+    ]
+    reports.matrix(build_dir, cells)
+    assert found(build_dir).manifest is not None
+    said = text(rendered(build_dir))
+    assert f"{NAME} built on amd-1 {reports.size_of(NAME, 9) / 1e6:.1f} MB" in said
+    assert f"debian-12-arm64 built on arm-1 123.4 MB \N{EN DASH} 150 \N{EN DASH} {pushed}" in said
+    assert "no image now" not in said
+    (shared / NAME / "manifest.json").write_text("{")
+    (problem,) = read(build_dir).problems
+    assert problem.file == str(shared / NAME / "manifest.json")
 
 
 def test_names_and_messages_are_escaped(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class Problem:
     """A file that is broken, or is not there though it should be.
 
     Attributes:
-        file: which, relative to the directory of the images.
+        file: which; ``build/`` stands for the directory of the images.
         what: what is wrong with it.
     """
 

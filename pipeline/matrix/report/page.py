@@ -79,6 +79,11 @@ class Row:
         return self.found.manifest
 
     @property
+    def elsewhere(self) -> str:
+        """In which registry it is, if it is not here."""
+        return _elsewhere(self.found)
+
+    @property
     def failures(self) -> int:
         """How many tests did not pass."""
         return sum(len(run.failures) for run in self.found.verifications)
@@ -158,13 +163,20 @@ def _rows(images: list[Found]) -> list[Row]:
     rows = []
     for index, found in enumerate(images):
         status = found.result.status.value if found.result else ""
-        if found.manifest is None and status != Status.FAILED:
+        if found.manifest is None and status != Status.FAILED and not _elsewhere(found):
             status = UNREADABLE if found.directory.is_dir() else NO_IMAGE
         size = found.manifest.image.size if found.manifest else 0
         last = [record.size for record in found.records[-2:]]
         change = last[1] - last[0] if len(last) == 2 and last[1] == size else None
         rows.append(Row(found, status, f"image-{index + 1}", change, round(100 * size / largest, 2)))
     return rows
+
+
+def _elsewhere(found: Found) -> str:
+    """Return where an image is that a build server has pushed to a registry; empty if it is here, or nowhere."""
+    result = found.result
+    is_away = result is not None and found.manifest is None and result.size is not None
+    return result.artifact if result is not None and is_away and not result.artifact.startswith("/") else ""
 
 
 def _environment(target: Path) -> Environment:

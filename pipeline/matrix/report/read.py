@@ -58,7 +58,8 @@ class Reader:
 
     def note(self, path: Path, what: str) -> None:
         """Note a broken file."""
-        self.problems.append(Problem(str(path.relative_to(self.build_dir)), what))
+        is_below = path.is_relative_to(self.build_dir)
+        self.problems.append(Problem(f"build/{path.relative_to(self.build_dir)}" if is_below else str(path), what))
 
 
 def read(build_dir: Path) -> Everything:
@@ -82,7 +83,7 @@ def read(build_dir: Path) -> Everything:
 
 
 def _noted(reader: Reader, file: str) -> bool:
-    return any(problem.file == file for problem in reader.problems)
+    return any(problem.file == f"build/{file}" for problem in reader.problems)
 
 
 def _records(reader: Reader) -> dict[str, tuple[Record, ...]]:
@@ -112,6 +113,8 @@ def _image(reader: Reader, name: str, result: Result | None, records: tuple[Reco
     if directory.parent != reader.build_dir or name in {"", "..", "."}:
         reader.note(reader.build_dir / "matrix.json", f"{name!r} is no name of an image")
         directory = reader.build_dir / "?"
+    elif result is not None and result.artifact.startswith("/") and not directory.is_dir():
+        directory = Path(result.artifact)  # where a build server has left it
     failed = result is not None and result.status is Status.FAILED
     manifest = reader.read(directory / "manifest.json", Manifest.model_validate_json)
     if manifest is None and directory.is_dir() and not (directory / "manifest.json").exists():
