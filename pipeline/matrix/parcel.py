@@ -61,6 +61,8 @@ def unpack(packed: bytes, target: Path, *, build_dir: Path, mirror: str | None) 
         mirror: archive in place of the profiles' own, or None.
     """
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
-        archive.extractall(target, filter="tar")
+        # Modes and links stay; Python before 3.11.4 has no filters (the idiom is that of its documentation).
+        archive.extraction_filter = getattr(tarfile, "tar_filter", lambda member, _: member)
+        archive.extractall(target)  # noqa: S202  who may order may run any program here anyway
     (target / OVERLAYS).mkdir(exist_ok=True)
     return Workshop(profiles=target / PROFILES, overlays=target / OVERLAYS, build_dir=build_dir, mirror=mirror)

@@ -172,6 +172,8 @@ class _Gathering:
             )
 
     def _begins(self, one: _Ordered, news: dict[str, Any]) -> None:
+        if one.is_running:  # nobody has looked in the meantime
+            self._lose(one)
         if len(one.servers) == MOST_SERVERS:
             self._give_up(one)
             return
@@ -258,13 +260,16 @@ class _Gathering:
             if one.order.name in self._results:
                 continue
             if one.is_running and one.servers[-1] in self._names - names:
-                one.is_running = False
-                self._board.lose(one.order, f"server {one.servers[-1]} is gone; it will be built again elsewhere")
+                self._lose(one)
             if one.need in offers:
                 one.unserved = None
             elif not one.is_running:
                 self._rescue(one, there)
         self._names = names
+
+    def _lose(self, one: _Ordered) -> None:
+        one.is_running = False
+        self._board.lose(one.order, f"server {one.servers[-1]} is gone; it is built again elsewhere")
 
     def _rescue(self, one: _Ordered, there: Sequence[farm.Server]) -> None:
         """Nobody offers any more what a cell needs: wait for a while, then emulate it if that is allowed."""
