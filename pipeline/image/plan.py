@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import os
@@ -182,7 +181,7 @@ class Plan(BaseModel):
 def code_digest(*names: str) -> str:
     """Return the sha256 of files and directories of this room: what made a cached step is one of its inputs.
 
-    Python counts by what it means: a comment or another way to break a line rebuilds nothing.
+    They count as text: what Python makes of them differs between its versions, and the key must not (decision D7).
     """
     total = hashlib.sha256()
     for name in names:
@@ -190,9 +189,7 @@ def code_digest(*names: str) -> str:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                text = file.read_text()
-                meaning = ast.unparse(ast.parse(text)) if file.suffix == ".py" else text
-                total.update(f"{file.relative_to(CODE)}\0{meaning}\0".encode())
+                total.update(f"{file.relative_to(CODE)}\0{file.read_text()}\0".encode())
     return total.hexdigest()
 
 
