@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import namespace
+from pipeline.core import namespace, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import PipelineError, ToolError
 from pipeline.image import tree
@@ -78,8 +78,14 @@ def _is_outside_initramfs(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in NOT_IN_INITRAMFS)
 
 
-def make_initramfs(root: Path, boot: Boot, epoch: int) -> None:
+def make_initramfs(root: Path, boot: Boot, epoch: int, binds: Sequence[tuple[Path, str]] = ()) -> None:
     """Make the initramfs of every kernel of a mounted tree with the tree's own generator.
+
+    Args:
+        root: the tree.
+        boot: which generator it has.
+        epoch: latest modification time, in seconds since 1970.
+        binds: (path on this machine, path in the tree) of what is shown in place of the tree's own.
 
     Raises:
         PipelineError: there is no kernel.
@@ -91,11 +97,24 @@ def make_initramfs(root: Path, boot: Boot, epoch: int) -> None:
             words = ["dracut", "--force", "--no-hostonly", "--kver", version, f"/{_initramfs_path(boot, version)}"]
         else:
             words = ["update-initramfs", "-c", "-k", version]
-        namespace.in_tree(root, words, env=env, what="making the initramfs")
+        _generate(root, words, env, _initramfs_path(boot, version), binds)
         if not tree.inside(
             root, _initramfs_path(boot, version)
         ).is_file():  # switched off by its settings, dracut ends with 0
             raise ToolError(f"{words[0]} made no initramfs for {version}", hint="see the log of the boot step")
+
+
+def _generate(
+    root: Path, words: Sequence[str], env: dict[str, str], path: str, binds: Sequence[tuple[Path, str]]
+) -> None:
+    """Run a generator; once more without the programs of another architecture if it took one of them in."""
+    namespace.in_tree(root, words, env=env, binds=binds, what="making the initramfs")
+    if not binds:
+        return
+    listed = namespace.in_tree(root, ["lsinitramfs", f"/{path}"], binds=binds, capture=True, what="listing it").stdout
+    if taken := sorted({place for _, place in binds} & {f"/{name}" for name in listed.splitlines()}):
+        progress.note(f"the initramfs holds {', '.join(taken)}: it is made again, emulated, with the tree's own")
+        namespace.in_tree(root, words, env=env, what="making the initramfs")
 
 
 def _initramfs_path(boot: Boot, version: str) -> str:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import namespace, parallel, progress, publish
+from pipeline.core import namespace, parallel, process, progress, publish
+from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, Entry, Json, cache_root
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, NetworkError
 from pipeline.core.progress import StepTime
 from pipeline.image import boot, disk, history, layers, manifest, overlay, seal, tree
-from pipeline.image.bases import deb, downloads, media, probe, rpm
+from pipeline.image.bases import deb, downloads, media, native, probe, rpm
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.probe import Probe
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
@@ -79,7 +80,12 @@ def up_to_date(plan: Plan, directory: Path) -> Built | None:
 
 
 def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated: bool) -> tuple[StepTime, ...]:
-    with progress.session(log) as session, Cache(cache_root()) as cache, cache.workspace() as workspace:
+    with (
+        progress.session(log) as session,
+        process.without_sync(),
+        Cache(cache_root()) as cache,
+        cache.workspace() as workspace,
+    ):
         progress.log(json.dumps(plan.inputs, indent=1))
         with progress.step("base"):
             base = _base(plan, cache, workspace, refresh=refresh, accelerated=accelerated)
@@ -126,6 +132,7 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool, accelerat
             deb.make(
                 plan.release.base, plan.arch, plan.packages, plan.sources, target,
                 workspace=scratch, package_cache=_package_cache("deb"), locked=plan.archives,
+                programs=_programs(plan, cache, workspace),
             )  # fmt: skip
         else:
             _make_rpm(plan, plan.release.base, target, scratch, accelerated=accelerated)
@@ -136,6 +143,33 @@ def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool, accelerat
         (target / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
 
     return _remarked(cache.obtain("base", plan.base_inputs, make, fresh=refresh))
+
+
+def _programs(plan: Plan, cache: Cache, workspace: Path) -> Path | None:
+    """Return programs of this machine's architecture for scripts in a foreign tree; None if there are none.
+
+    A locked build has none: it uses nothing but what the lock names.
+    """
+    base, host = plan.release.base, Architecture.host()
+    if not isinstance(base, DebBase) or plan.arch is host or plan.lock is not None:
+        return None
+
+    def make(target: Path) -> None:
+        scratch = workspace / "native"
+        scratch.mkdir()
+        native.make(base, host, plan.sources, target, workspace=scratch, package_cache=_package_cache("deb"))
+
+    inputs: dict[str, Json] = {
+        "arch": host.value,
+        "sources": [source.model_dump() for source in plan.sources],
+        "code": code_digest("bases/native.py"),
+    }
+    try:
+        with progress.step(f"programs for {host}"):
+            return _remarked(cache.obtain("native", inputs, make)).path
+    except (InputError, NetworkError) as error:
+        progress.note(f"every script is emulated, as there are no programs for {host}: {error.message}")
+        return None
 
 
 def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path, *, accelerated: bool) -> None:
@@ -153,7 +187,10 @@ def _make_rpm(plan: Plan, base: RpmBase, target: Path, workspace: Path, *, accel
     if plan.medium is not None:
         media.make(plan.medium, request, target, workspace=workspace, package_cache=packages)
     else:
-        rpm.make(base, plan.arch, plan.packages, plan.repositories, target, workspace=workspace, package_cache=packages)
+        rpm.make(
+            base, plan.arch, plan.packages, plan.repositories, target, workspace=workspace, package_cache=packages,
+            locked=plan.archives, epoch=plan.lock.epoch if plan.lock is not None else None,
+        )  # fmt: skip
     media.note_probe(target)
 
 
@@ -245,8 +282,12 @@ def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays:
     }
 
     def make(target: Path) -> None:
-        with layers.writable([overlays.path / "delta", base.path / "tree"], target, workspace) as root:
-            boot.make_initramfs(root, plan.release.boot, epoch)
+        programs, host = _programs(plan, cache, workspace), Architecture.host()
+        with (
+            layers.writable([overlays.path / "delta", base.path / "tree"], target, workspace) as root,
+            native.shown(programs, root, host) as binds,
+        ):
+            boot.make_initramfs(root, plan.release.boot, epoch, binds)
         tree.clamp_times(target / "delta", epoch)
 
     return _remarked(cache.obtain("initramfs", inputs, make))

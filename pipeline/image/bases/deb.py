@@ -19,7 +19,7 @@ from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, NetworkError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import deb_apt, deb_lock, downloads
+from pipeline.image.bases import deb_apt, deb_lock, downloads, native
 from pipeline.image.bases.locked import LockedPackage
 from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
@@ -103,6 +103,7 @@ def make(
     workspace: Path,
     package_cache: Path,
     locked: Sequence[LockedPackage] | None = None,
+    programs: Path | None = None,
 ) -> None:
     """Make a tree; to be called in the private namespace.
 
@@ -115,6 +116,7 @@ def make(
         workspace: empty directory for intermediate files.
         package_cache: downloaded packages, shared between builds.
         locked: exactly what is installed, and where it is fetched from; None for what the sources have now.
+        programs: those of this machine's architecture that scripts in a foreign tree get, from :mod:`native`.
 
     Raises:
         InputError: a package does not exist, or cannot be installed together with the others.
@@ -131,11 +133,11 @@ def make(
             words = [f"--keyring={keys}", f"--keyring={keys.parent / deb_apt.NO_MORE_KEYS}"]
             words += [f"--aptopt={line}" for line in deb_apt.machine_connection()]
             command = _command(arch, target / "tree", words, deb_apt.source_lines(base, sources))
-            installed = _install(base, packages, command, target, workspace, package_cache)
+            installed = _install(base, packages, command, target, workspace, package_cache, programs)
         else:
             archive = deb_lock.archive(base, arch, locked, sources, workspace=workspace, package_cache=package_cache)
             command = _command(arch, target / "tree", (), [deb_lock.source_line(archive)])
-            installed = _install(base, packages, command, target, workspace, archive)
+            installed = _install(base, packages, command, target, workspace, archive, programs)
             _check(installed, locked)
         _prune(package_cache)
     (target / "packages.json").write_text(json.dumps([package.model_dump() for package in installed], indent=1) + "\n")
@@ -152,6 +154,7 @@ def _install(
     target: Path,
     workspace: Path,
     package_cache: Path,
+    programs: Path | None,
 ) -> tuple[Package, ...]:
     """Run mmdebstrap; returns what is installed then."""
     slim = workspace / "slim"
@@ -166,11 +169,22 @@ def _install(
         "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
         "OFFER": str(HOOKS / "offer.sh"),
         "TREE": str(root),
+        "NATIVE": str(_native_list(workspace, programs) or ""),
         "SCRATCH": str(workspace),
         "TMPDIR": str(workspace),
     }
     deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree")
+    native.remove(root, Architecture.host())
     return installed_packages(root, package_cache)
+
+
+def _native_list(workspace: Path, programs: Path | None) -> Path | None:
+    """Write down for dpkg-split.sh what is shown where."""
+    if programs is None:
+        return None
+    listed = workspace / "native"
+    listed.write_text("".join(f"{path}\t{place}\n" for path, place in native.binds(programs, Architecture.host())))
+    return listed
 
 
 def _command(
