@@ -278,7 +278,7 @@ def _initramfs(plan: Plan, cache: Cache, workspace: Path, base: Entry, overlays:
         "overlays": boot.initramfs_inputs(overlays.path / "delta"),
         "program": plan.release.boot.initramfs,
         "epoch": epoch,
-        "code": code_digest("boot.py", "layers.py"),
+        "code": code_digest("boot.py", "layers.py", "bases/native.py"),
     }
 
     def make(target: Path) -> None:

@@ -31,7 +31,9 @@ SCRIPT_NAME = re.compile(r"\d\d-[a-z0-9-]+\.sh", re.ASCII)
 TOOLS = ("bwrap", "sfdisk", "mke2fs", "mkfs.vfat", "mcopy")
 # The times that the image's file systems can hold: FAT begins with 1980, and mke2fs writes 31 bits.
 EARLIEST, LATEST = 315532800, 2**31 - 1
-DEB_CODE = ("bases/deb.py", "bases/deb_apt.py", "bases/deb_lock.py", "bases/locked.py", "bases/deb")
+DEB_CODE = (
+    "bases/deb.py", "bases/deb_apt.py", "bases/deb_lock.py", "bases/locked.py", "bases/native.py", "bases/deb",
+)  # fmt: skip
 RPM_CODE = tuple(
     f"bases/{name}.py"
     for name in (
