@@ -57,5 +57,9 @@ def check_nesting(rows: list[dict[str, Any]]) -> None:
 
 
 def complete(rows: list[dict[str, Any]], category: str) -> dict[str, dict[str, Any]]:
-    """Return complete events of a category by their names."""
-    return {row["name"]: row for row in rows if row["ph"] == "X" and row["cat"] == category}
+    """Return complete events of a category by their names, in their order; of several the longest."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["ph"] == "X" and row["cat"] == category and row["dur"] >= found.get(row["name"], row)["dur"]:
+            found[row["name"]] = row
+    return found

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.arch import Architecture
 from tests.integration import builds, rpms
 from tests.integration.ordinary import ID, OrdinaryUser
 
 ROOT = Path(__file__).resolve().parents[2]
+ARCH = Architecture.host()
 
 
 @pytest.fixture
@@ -59,28 +61,31 @@ class Primed:
     Attributes:
         cache: what XDG_CACHE_HOME was.
         project: what it was built from; not to be changed.
-        spoilt: a package that lay in the cache with a wrong byte in it before the build; None if there was none.
+        spoilt: packages that lay in the cache before the build, with a wrong byte or cut short; empty if none did.
+        said: what the build said while it ran.
     """
 
     cache: Path
     project: builds.Project
-    spoilt: Path | None
+    spoilt: tuple[Path, ...]
+    said: str
 
 
 @pytest.fixture(scope="session")
 def primed(scratch: Path) -> Primed:
     cache = scratch / "cache"
     builds.copy_packages(cache)
-    spoilt = next((cache / "node-images/packages/deb").glob("zstd_*.deb"), None)
-    if spoilt is not None:
-        content = bytearray(spoilt.read_bytes())
+    there = (cache / "node-images/packages/deb").glob
+    changed, cut = [*there(f"zstd_*_{ARCH}.deb")], [*there(f"libzstd1_*_{ARCH}.deb")]
+    for package in (*changed, *cut):
+        content = bytearray(package.read_bytes())
         content[len(content) // 2] ^= 0xFF
-        spoilt.unlink()  # it is a link to the user's own
-        spoilt.write_bytes(content)
+        package.unlink()  # it is a link to the user's own
+        package.write_bytes(content[: len(content) // 2] if package in cut else content)
     project = builds.Project(scratch / "primed", cache)
-    status, _, err = project.build()
+    status, _, err = project.build("--os", "tiny", "--profile")
     assert status == 0, err
-    return Primed(cache, project, spoilt)
+    return Primed(cache, project, (*changed, *cut), err)
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import pytest
 
 from pipeline.core import namespace
 from pipeline.core.arch import Architecture
-from pipeline.image import boot
+from pipeline.image import boot, read_history
+from pipeline.matrix import write_page
+from tests import traces
 from tests.integration import builds
 from tests.integration.builds import NAME, Project, Unpacked
 from tests.integration.conftest import Primed
@@ -61,6 +63,23 @@ def test_the_manifest_is_what_was_built(primed: Primed) -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", row["sha256"]) for row in packages)
 
 
+def test_a_build_is_in_the_history_and_on_the_report(primed: Primed) -> None:
+    found, build_dir = manifest(primed.project), primed.project.build_dir
+    (line,) = read_history(build_dir).records
+    assert (line.name, line.key, line.sha256, line.size) == (
+        NAME,
+        found["key"],
+        found["image"]["sha256"],
+        found["image"]["size"],
+    )
+    assert {"base", "overlay", "boot", "disk"} <= {step.title for step in line.steps if step.seconds > 0}
+    written = write_page(build_dir)
+    assert (written.images, written.problems) == (1, 0)
+    page = written.path.read_text()
+    assert "linux-image" in page
+    assert found["kernels"][0] in page
+
+
 def test_packages_have_the_checksum_that_the_archive_signed(primed: Primed) -> None:
     """Asked of this machine's own apt, whose indexes are another copy of the archive's."""
     packages = {row["name"]: row for row in json.loads((primed.project.published / "packages.json").read_text())}
@@ -79,10 +98,12 @@ def test_packages_have_the_checksum_that_the_archive_signed(primed: Primed) -> N
 
 def test_a_spoilt_package_in_the_cache_is_fetched_again(primed: Primed) -> None:
     """apt itself takes an archive of the right name and size as it is."""
-    if primed.spoilt is None:
+    if not primed.spoilt:
         pytest.skip("no package was in the cache before")
     packages = {row["name"]: row for row in json.loads((primed.project.published / "packages.json").read_text())}
-    assert packages["zstd"]["sha256"] == hashlib.sha256(primed.spoilt.read_bytes()).hexdigest()
+    for file in primed.spoilt:
+        name = file.name.partition("_")[0]
+        assert packages[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest(), name
     assert "Get:1 " in primed.project.log.read_text()
 
 
@@ -152,6 +173,42 @@ def test_the_initramfs_holds_nothing_that_is_said_to_stay_out(primed: Primed) ->
     inside = [line.removeprefix("./") for line in namespace.run_private(names).splitlines()]
     assert len(inside) > 100
     assert [name for name in inside if name.startswith(tuple(f"{place}/" for place in boot.NOT_IN_INITRAMFS))] == []
+
+
+# --- where the time goes ---------------------------------------------------------------------------------------------
+
+
+def test_the_trace_of_a_build(primed: Primed) -> None:
+    """Of every process: the private worker is another one than the one that writes the trace."""
+    path = primed.project.build_dir / "logs" / f"{NAME}.trace.json"
+    rows = traces.read(path)
+    steps, programs = traces.complete(rows, "step"), traces.complete(rows, "program")
+    top = re.findall(r"^\S+ (\S[^:]*): done in [\d.]+ s", primed.said, re.MULTILINE)
+    assert {"base", "overlay", "boot", "disk", "manifest", "publish"} <= set(top)
+    assert [row["name"] for row in rows if row["name"] in top and row.get("cat") == "step"] == top
+    assert steps["10-tiny.sh"]["dur"] >= 2e6, "the script sleeps for two seconds"
+    script = programs["in the tree: 10-tiny.sh"]["args"]
+    assert "10-tiny.sh" in script["command"]
+    assert script["exit_status"] == 0
+    unpacked = programs["mmdebstrap"]["args"]
+    assert unpacked["user_s"] > 0
+    assert unpacked["max_rss"] > 0
+    assert unpacked["written"] > 0
+    assert steps["boot"]["args"]["cpu_programs_s"] > 0, "bwrap does not wait for what it starts"
+    moments = {row["name"] for row in rows if row["ph"] == "i"}
+    assert {"miss: base", "miss: overlay", "miss: initramfs"} <= moments
+    counters = {row["name"] for row in rows if row["ph"] == "C"}
+    assert counters == {"memory, MB", "busy processors", "read, MB/s", "written, MB/s"}
+    assert re.search(f"trace: {path}, for ui.perfetto.dev or chrome://tracing; longest: mmdebstrap ", primed.said)
+
+
+MEMORY = 300e6  # bytes, of any of our processes
+
+
+def test_python_needs_little_memory(primed: Primed) -> None:
+    rows = traces.read(primed.project.build_dir / "logs" / f"{NAME}.trace.json")
+    assert max(row["args"].get("own_max_rss", 0) for row in rows) < MEMORY
+    assert max(row["args"]["value"] for row in rows if row["name"] == "memory, MB") < MEMORY / 1e6
 
 
 # --- what is done again, and what is not -----------------------------------------------------------------------------

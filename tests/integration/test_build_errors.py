@@ -14,6 +14,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, InputError, NetworkError, StorageError, ToolError
 from pipeline.image.bases import sources
 from pipeline.profile import DebBase, find, select
+from tests import traces
 from tests.integration import builds, mirrors
 from tests.integration.builds import Project
 
@@ -87,13 +88,16 @@ def test_a_script_that_fails(project: Project) -> None:
     script = project.write(
         "overlays/tiny/scripts/20-broken.sh", "#!/bin/bash\nset -Eeuo pipefail\necho on its way\ncat /missing\n", 0o755
     )
-    message = fails(project, status=ToolError.exit_code)
+    message = fails(project, "--os", "tiny", f"--profile={project.directory}/trace", status=ToolError.exit_code)
     assert message.startswith(f"{script}: ")
     assert "exit status 1" in message
     assert "| on its way" in message
     assert "| cat: /missing: No such file or directory" in message
     assert f"correct {script}; the full log is {project.log}" in message
     assert "cat: /missing" in project.log.read_text()
+    rows = traces.read(project.directory / "trace")
+    assert traces.complete(rows, "step")["overlay"]["args"]["error"] == "ToolError"
+    assert traces.complete(rows, "program")["in the tree: 20-broken.sh"]["args"]["exit_status"] == 1
 
 
 def test_a_script_that_is_not_executable(project: Project) -> None:
