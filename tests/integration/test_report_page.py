@@ -190,6 +190,8 @@ def test_the_filter_chooses_images_everywhere(shown: Page) -> None:
     shown.type("#filter", "FAILED")
     assert shown.value(seen % "#images tbody th") == ["centos-9-amd64", "kylin-V10-SP3-2403-arm64"]
     assert len(shown.value(seen % ".failure h3")) == 2
+    shown.type("#filter", "up to date")
+    assert shown.value(seen % ".past h3") == ["debian-12-amd64"]
     shown.type("#filter", "nothing has this name")
     assert shown.value("document.getElementById('filtered').textContent") == "0 of 8 images"
     shown.type("#filter", " ")

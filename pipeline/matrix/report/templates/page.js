@@ -9,12 +9,12 @@ const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 // --- the filter of images
 const filter = document.getElementById("filter");
 const rows = [...document.querySelectorAll("#images tbody tr")];
-const states = new Map(rows.map((row) => [row.querySelector("th").textContent, row.dataset.cell]));
+const states = new Map(rows.map((row) => [row.querySelector("th").textContent.toLowerCase(), row.dataset.cell]));
 
 function filterImages() {
   const words = wordsOf(filter);
   for (const element of document.querySelectorAll("[data-cell]")) {
-    const name = element.dataset.cell;
+    const name = element.dataset.cell; // of an image that is gone, only its history is there
     element.hidden = !matches(states.get(name) || name, words);
   }
   const shown = rows.filter((row) => !row.hidden).length;
@@ -39,7 +39,7 @@ function showPackages() {
   const words = wordsOf(document.getElementById("package-filter"));
   const imageWords = wordsOf(filter);
   const columns = data.images.map((_, index) => index)
-    .filter((index) => matches(states.get(data.images[index]) || data.images[index], imageWords));
+    .filter((index) => matches(states.get(data.images[index].toLowerCase()), imageWords));
   const everything = document.getElementById("package-all")?.checked ?? true;
   const differs = (which) => columns.some((index) => which[index] !== which[columns[0]]);
   const has = (which) => columns.some((index) => which[index] >= 0);
