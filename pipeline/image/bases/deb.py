@@ -174,7 +174,8 @@ def _install(
         "TMPDIR": str(workspace),
     }
     deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree")
-    native.remove(root, Architecture.host())
+    if programs is not None:  # else that directory is the tree's own
+        native.remove(root, Architecture.host())
     return installed_packages(root, package_cache)
 
 
