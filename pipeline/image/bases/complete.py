@@ -7,7 +7,6 @@ pinned keys; then the target's own rpm installs, without a network, and writes i
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import struct
 import time
@@ -15,17 +14,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core import namespace, process, progress
-from pipeline.core.errors import InputError, PipelineError, VerificationError
+from pipeline.core.errors import InputError, VerificationError
 from pipeline.image import tree
 from pipeline.image.bases import dnf, downloads, kernels, probe, rpm, rpm_keys, rpmdb, settle, slim
 from pipeline.image.bases.medium import Request, check_identity, wrong_arch
 
 RPM = ("usr/bin/rpm", "bin/rpm")
 MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine of ELF (elf(5))
-# What dnf says with --debuglevel of the packages that it will install (dnf 4, cli/output.py).
-CHOSEN = re.compile(
-    r"^---> Package (\S+)\.(\S+) (?:\d+:)?(\S+) will be (?:installed|an upgrade|a downgrade|reinstalled)$"
-)
 
 
 def check(path: Path, root: Path, request: Request) -> None:
@@ -132,26 +127,11 @@ def _fetch(
     # A newer rpm's look into an older database may change it; so dnf is shown a copy.
     copy = workspace / "database"
     shutil.copytree(tree.inside(root, request.base.database), copy)
-    chosen: list[str] = []
-
-    def note(line: str) -> None:
-        if match := CHOSEN.match(line.strip()):
-            chosen.append(f"{match[1]}-{match[3]}.{match[2]}")
-
     # Not checked by dnf, which would have to write the keys into the database; but by check_signatures.
-    options = ("--downloadonly", "--nogpgcheck", "--debuglevel=10")
-    program.install(lacking, *options, binds=[(copy, request.base.database)], on_line=note)
-    places = [program.cache, *(item.directory for item in request.repositories if item.directory)]
-    candidates = sorted({file for place in places for file in place.rglob("*.rpm") if file.stem in chosen})
-    files = {identity.partition(" ")[0]: (identity, file) for identity, file in _known(candidates, program.home)}
-    if missing := sorted(set(chosen) - set(files)):
-        raise PipelineError(f"the file of {missing[0]} is not in the cache", hint="try again with an empty cache")
-    rpm_keys.check_signatures([file for _, file in files.values()], keys, workspace)
-    return dict(files.values())
-
-
-def _known(files: Sequence[Path], home: Path) -> Iterable[tuple[str, Path]]:
-    return rpmdb.identified(files, home).items()
+    chosen = program.choose(lacking, "--nogpgcheck", download=True, binds=[(copy, request.base.database)])
+    files = sorted(item.file for item in chosen)
+    rpm_keys.check_signatures(files, keys, workspace)
+    return rpmdb.identified(files, program.home)
 
 
 def _install(root: Path, files: Path, epoch: int) -> None:

@@ -99,12 +99,16 @@ class Dnf:
     home: Path
     cache: Path
 
-    def choose(self, packages: Sequence[str], *, download: bool) -> list[Chosen]:
+    def choose(
+        self, packages: Sequence[str], *options: str, download: bool, binds: Sequence[tuple[Path, str]] = ()
+    ) -> list[Chosen]:
         """Resolve packages with their dependencies, and install nothing.
 
         Args:
             packages: their names.
+            options: of dnf.
             download: fetch all of them, and check their signatures.
+            binds: as of :meth:`install`.
 
         Returns:
             What would be installed.
@@ -116,10 +120,9 @@ class Dnf:
         plugins.mkdir(exist_ok=True)
         shutil.copyfile(PLUGIN, plugins / PLUGIN.name)
         listing.unlink(missing_ok=True)
-        options = ["--setopt=plugins=1", f"--setopt=pluginpath={plugins}"]
-        options.append("--downloadonly" if download else "--assumeno")
+        more = ["--setopt=plugins=1", f"--setopt=pluginpath={plugins}", "--downloadonly" if download else "--assumeno"]
         try:
-            self.install(packages, *options, env={"CHOSEN_PACKAGES": str(listing)})
+            self.install(packages, *options, *more, binds=binds, env={"CHOSEN_PACKAGES": str(listing)})
         except ToolError:
             if download or not listing.exists():  # that nothing was installed counts as a failure
                 raise
