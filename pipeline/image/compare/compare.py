@@ -146,7 +146,7 @@ def _compare(a: _Opened, b: _Opened, workspace: Path, *, deep: bool) -> Differen
 def _directory(path: str) -> str:
     """Return what a file is listed under that no package has: its first two directories."""
     above = path.split("/")[:-1][:2]
-    return f"/{'/'.join(above)}" if not path.startswith("ESP:") else "ESP:"
+    return f"/{'/'.join(above)}" if not path.startswith("ESP:") else "EFI system partition"
 
 
 def _unread(opened: _Opened) -> Iterator[str]:

@@ -190,7 +190,8 @@ def _packages_table(changes: Sequence[PackageChange], limits: _Limits) -> Render
     table = Table(box=None, pad_edge=False)
     for heading in ("  PACKAGE", "A", "B", "BYTES", ""):
         table.add_column(heading, justify="right" if heading == "BYTES" else "left", overflow="fold")
-    for one in changes[: limits.packages]:
+    # Those that both have come first: what came or went is seldom the question.
+    for one in sorted(changes, key=lambda one: not (one.before and one.after))[: limits.packages]:
         size = f"{one.bytes:+d}" if one.bytes else ""
         cells = (f"  {one.name}", one.before or "-", one.after or "-", size, one.note)
         table.add_row(*(_cell(cell) for cell in cells))
