@@ -144,6 +144,7 @@ def _views(everything: Everything) -> dict[str, object]:
         "there": [row for row in rows if row.manifest],
         "failed": [row.found for row in rows if row.status == Status.FAILED],
         "checked": checked,
+        "verified": [row for row in checked if row.manifest and not row.failures],
         "spoilt": [row for row in checked if row.failures],
         "treemap": sizes.of_images(shown, anchors, sizes.WIDE),
         "treemap_narrow": sizes.of_images(shown, anchors, sizes.NARROW),
