@@ -188,10 +188,13 @@ def index(repository: Path) -> None:
     run("createrepo_c", "--quiet", repository)
 
 
-def make_other(work: Path, name: str, version: str) -> Path:
-    """Build a package of a name that the distribution has, with other content; returns the unsigned file."""
+def make_other(work: Path, name: str, version: str, more: str = "") -> Path:
+    """Build a package of a name that the distribution has, with other content and more lines in its specification.
+
+    Returns the unsigned file.
+    """
     section = SECTION.partition("%files")[0] + "%files -n @name@\n"
-    for word, value in {"name": name, "version": version, "requires": "", "script": ""}.items():
+    for word, value in {"name": name, "version": version, "requires": more, "script": ""}.items():
         section = section.replace(f"@{word}@", value)
     (work / "other.spec").write_text(SPEC + section)
     words = ["rpmbuild", "-bb", "--define", f"_topdir {work}/other", "--define", f"_dbpath {work}/db"]

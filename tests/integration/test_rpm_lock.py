@@ -175,9 +175,48 @@ def test_a_mirror_takes_the_place_of_every_origin(tiny: Distribution, tmp_path: 
         make_locked(tmp_path / "alone", described, gone, key_of(tiny))
 
 
-def add(repository: Path, tiny: Distribution, version: str) -> None:
+MODULES = """\
+---
+document: modulemd
+version: 2
+data:
+  name: greeting
+  stream: "loud"
+  version: 1
+  context: c0ffee
+  arch: {arch}
+  summary: greeting
+  description: greeting
+  license: {{module: [MIT]}}
+  artifacts: {{rpms: ["greeter-0:3-1.ty1.{arch}"]}}
+...
+---
+document: modulemd-defaults
+version: 1
+data: {{module: greeting, stream: "loud", profiles: {{loud: []}}}}
+...
+"""
+
+
+def test_a_package_of_a_module_is_locked_like_any_other_and_its_stream_stays_enabled(
+    tiny: Distribution, tmp_path: Path
+) -> None:
+    described, repository = base(tiny.key, module_platform_id="platform:tiny"), tiny.copy(tmp_path / "repository")
+    add(repository, tiny, "3", "ModularityLabel: greeting:loud:1:c0ffee")
+    (tmp_path / "modules.yaml").write_text(MODULES.format(arch=ARCH.rpm))
+    rpms.run("modifyrepo_c", "--mdtype=modules", tmp_path / "modules.yaml", repository / "repodata")
+    made = make(tmp_path, described, repository, (*PACKAGES, "bash"))
+    found = resolve(tmp_path, described, repository, (*PACKAGES, "bash"))
+    assert found.greeter.version == "3-1.ty1"
+    again = make_locked(tmp_path, described, found, key_of(tiny))
+    noted = (again / "tree/etc/dnf/modules.d/greeting.module").read_text()
+    assert noted == "[greeting]\nname=greeting\nstream=loud\nprofiles=\nstate=enabled\n"  # as dnf 4.14 writes it
+    assert digest(again) == digest(made)
+
+
+def add(repository: Path, tiny: Distribution, version: str, more: str = "") -> None:
     """Put another greeter into a repository."""
-    shutil.copy(rpms.make_other(repository.parent, "greeter", version), repository)
+    shutil.copy(rpms.make_other(repository.parent, "greeter", version, more), repository)
     rpms.sign(sorted(repository.glob("greeter-*.rpm")), tiny.home, tiny.key)
     rpms.index(repository)
 

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from pipeline.core import process, progress
 from pipeline.core.arch import Architecture
-from pipeline.core.errors import InputError, NetworkError, PipelineError, ToolError, VerificationError
+from pipeline.core.errors import (
+    DependencyError,
+    InputError,
+    NetworkError,
+    PipelineError,
+    StorageError,
+    ToolError,
+    VerificationError,
+)
 from pipeline.image.bases import downloads, kernels
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
@@ -37,6 +45,11 @@ TROUBLES: tuple[tuple[re.Pattern[str], type[PipelineError], str], ...] = (
         re.compile("Status code: 40[13]"),
         NetworkError,
         "put the repository's user and password into ~/.netrc (see netrc(5)), and check them",
+    ),
+    (
+        re.compile("needs .* on the .* filesystem|more space needed"),
+        StorageError,
+        "free some space ('./invoke clean --cache' empties the cache) and try again",
     ),
     (
         re.compile("Failed to download metadata|Cannot download|Error downloading|All mirrors were|checksum"),
@@ -126,6 +139,11 @@ class Dnf:
         except ToolError:
             if download or not listing.exists():  # that nothing was installed counts as a failure
                 raise
+        if not listing.exists():
+            raise DependencyError(
+                "dnf did not load the plugin that tells what it has chosen",
+                hint="this needs dnf 4 with its Python interface, as Debian and RHEL 8 to 10 have it; see the log",
+            )
         rows = [json.loads(line) for line in listing.read_text().splitlines()]
         return [Chosen(**row | {"file": self._outside(Path(row["file"]))}) for row in rows]
 

@@ -106,6 +106,7 @@ def make(
         files = rpmdb.gathered(fetched.files, workspace / "rpms")
     with progress.step("install packages"):
         transaction.install(root, files, fetched.home, arch)
+        transaction.enable_modules(root, files, fetched.home)
     with progress.step("package database"):
         _own_database(root, base, files, fetched, target)
     kernels.finish(root)

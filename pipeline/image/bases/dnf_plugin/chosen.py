@@ -21,18 +21,21 @@ class Chosen(dnf.Plugin):  # type: ignore[misc]  # its type is not known
 
     def resolved(self) -> None:
         """Called once everything is resolved."""
-        with Path(os.environ["CHOSEN_PACKAGES"]).open("w") as stream:
-            for package in sorted(self.base.transaction.install_set):
-                kind, checksum = package.chksum
-                row = {
-                    "name": package.name,
-                    "version": f"{package.epoch}:{package.version}-{package.release}",
-                    "architecture": package.arch,
-                    "checksum": f"{hawkey.chksum_name(kind)}:{checksum.hex()}",
-                    "size": package.downloadsize,
-                    "repository": package.repoid,
-                    "location": package.location,
-                    "base": package.baseurl or "",
-                    "file": package.localPkg(),
-                }
-                stream.write(json.dumps(row) + "\n")
+        # All or nothing: dnf logs what goes wrong in a plugin, and goes on.
+        lines = [json.dumps(self._row(package)) for package in sorted(self.base.transaction.install_set)]
+        Path(os.environ["CHOSEN_PACKAGES"]).write_text("".join(f"{line}\n" for line in lines))
+
+    @staticmethod
+    def _row(package: dnf.package.Package) -> dict[str, str | int]:
+        kind, checksum = package.chksum
+        return {
+            "name": package.name,
+            "version": f"{package.epoch}:{package.version}-{package.release}",
+            "architecture": package.arch,
+            "checksum": f"{hawkey.chksum_name(kind)}:{checksum.hex()}",
+            "size": package.downloadsize,
+            "repository": package.repoid,
+            "location": package.location,
+            "base": package.baseurl or "",
+            "file": package.localPkg(),
+        }
