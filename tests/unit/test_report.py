@@ -6,6 +6,8 @@ import datetime
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from pipeline.matrix.model import Status
 from pipeline.matrix.report import packages, page, past, sizes, times
 from pipeline.matrix.report.found import Found, Manifest, Package
 from pipeline.matrix.report.read import read
+from pipeline.quality import ROOT
 from tests.unit import reports
 
 MADE = datetime.datetime(2026, 4, 1, tzinfo=datetime.UTC)
@@ -430,3 +433,13 @@ def test_where_the_page_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"nowhere/page\.html: cannot be written"):
         matrix.write_page(tmp_path, tmp_path / "nowhere/page.html")
     assert sorted(os.listdir(tmp_path)) == [page.FILE], "nothing half written is left"
+
+
+@pytest.mark.parametrize(("target", "status", "said"), [("page.html", 0, " images"), ("nowhere/page.html", 5, "hint:")])
+def test_the_command_says_where_the_page_is(tmp_path: Path, target: str, status: int, said: str) -> None:
+    words = [sys.executable, "-m", "invoke", "report", "--output", str(tmp_path / target)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert f"{tmp_path / target}" in done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert (tmp_path / "page.html").exists() == (status == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,13 +117,14 @@ def render(everything: Everything, target: Path, made: datetime.datetime) -> str
     """
     script = (TEMPLATES / "page.js").read_text()
     return (
-        _environment(target)
+        _environment()
         .get_template(PAGE)
         .render(
             _views(everything),
             everything=everything,
             matrix=everything.matrix,
             is_cached=past.is_cached,
+            link=lambda path: link(path, target),
             papers=PAPERS,
             made=made,
             style=(TEMPLATES / "page.css").read_text(),
@@ -180,7 +182,8 @@ def _elsewhere(found: Found) -> str:
     return result.artifact if result is not None and is_away and not result.artifact.startswith("/") else ""
 
 
-def _environment(target: Path) -> Environment:
+@functools.cache
+def _environment() -> Environment:
     """Return jinja2, with everything escaped: names, messages and logs come from packages and tools."""
     import jinja2
 
@@ -199,7 +202,6 @@ def _environment(target: Path) -> Environment:
         "clock": lambda time: _utc(time).strftime("%H:%M UTC"),
         "gib": lambda size: f"{size / GIB:g} GiB",
         "day": lambda time: _utc(time).strftime("%-d %b %Y"),
-        "link": lambda path: link(path, target),
     }
     environment.filters.update(filters)
     return environment
