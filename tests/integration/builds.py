@@ -157,7 +157,9 @@ class Project:
 
     def start(self, *words: str, wrapper: Sequence[str] = ()) -> Running:
         """Start ./invoke build for the small image; the wrapper is put before the command."""
-        argv = command("build", *(words or ("--os", "tiny")))
+        return self._started(command("build", *(words or ("--os", "tiny"))), wrapper)
+
+    def _started(self, argv: list[str], wrapper: Sequence[str] = ()) -> Running:
         env = dict(os.environ)
         if self.user is not None:
             argv, env = self.user.command(argv), self.user.env()
@@ -179,6 +181,12 @@ class Project:
         """Run ./invoke build to its end; returns exit status, standard output and standard error."""
         running = self.start(*words, wrapper=wrapper)
         status, out, err = running.end()
+        sys.stdout.write(f"{out}\n{err}\n")  # for pytest to show
+        return status, out, err
+
+    def invoke(self, *words: str) -> tuple[int, str, str]:
+        """Run any command to its end; returns exit status, standard output and standard error."""
+        status, out, err = self._started(command(*words)).end()
         sys.stdout.write(f"{out}\n{err}\n")  # for pytest to show
         return status, out, err
 

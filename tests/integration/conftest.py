@@ -88,6 +88,17 @@ def primed(scratch: Path) -> Primed:
     return Primed(cache, project, (*changed, *cut), err)
 
 
+@pytest.fixture(scope="session")
+def locked(scratch: Path) -> builds.Project:
+    """The small image, built from a lock of it, in a cache of its own; not to be changed."""
+    builds.copy_packages(scratch / "pinned-cache")
+    found = builds.Project(scratch / "pinned", scratch / "pinned-cache")
+    for words in (("lock", "--os", "tiny"), ("build", "--os", "tiny", "--locked")):
+        status, _, err = found.invoke(*words)
+        assert status == 0, err
+    return found
+
+
 @pytest.fixture
 def project(primed: Primed, scratch: Path) -> Iterator[builds.Project]:
     """A copy of the checkout whose small image only needs to be put together from the cache."""
@@ -103,3 +114,12 @@ def cold(scratch: Path) -> Iterator[builds.Project]:
         Path(name).chmod(0o755)
         builds.copy_packages(Path(name) / "cache")
         yield builds.Project(Path(name) / "checkout", Path(name) / "cache")
+
+
+@pytest.fixture
+def users(ordinary: OrdinaryUser) -> builds.Project:
+    """A checkout and a cache that belong to the ordinary user."""
+    cache = ordinary.directory / "cache"
+    builds.copy_packages(cache, link=False)
+    builds.own(cache)
+    return builds.Project(ordinary.directory / "checkout", cache, ordinary)
