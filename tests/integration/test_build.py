@@ -20,7 +20,6 @@ from tests import traces
 from tests.integration import builds
 from tests.integration.builds import NAME, Project, Unpacked
 from tests.integration.conftest import Primed
-from tests.integration.ordinary import OrdinaryUser
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
 
@@ -289,29 +288,6 @@ def test_a_dry_run_writes_nothing(project: Project) -> None:
 
 
 # --- an ordinary user ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def users(ordinary: OrdinaryUser) -> Project:
-    """A checkout and a cache that belong to the ordinary user."""
-    cache = ordinary.directory / "cache"
-    builds.copy_packages(cache, link=False)
-    builds.own(cache)
-    return Project(ordinary.directory / "checkout", cache, ordinary)
-
-
-def test_an_ordinary_user_builds_the_same_bytes(users: Project, primed: Primed) -> None:
-    assert users.build()[0] == 0
-    builds.check_published(users.published)
-    assert users.image_sha256() == primed.project.image_sha256()
-    assert users.in_the_way() == []
-    assert users.user is not None
-    assert "is up to date" in users.build()[1]
-    cleaned = users.user.run(
-        ["env", f"XDG_CACHE_HOME={users.cache}", *builds.command("clean", "--cache")], cwd=users.directory
-    )
-    assert re.search(r"freed 0\.\d+ GB", cleaned.stdout), cleaned.stdout
-    assert not list((users.cache / "node-images/base").glob("*"))
 
 
 def test_an_ordinary_user_builds_debian(users: Project, tmp_path: Path) -> None:
