@@ -114,7 +114,6 @@ class _Gathering:
         self._told: queue.SimpleQueue[dict[str, Any] | Future[None]] = queue.SimpleQueue()
         self._results: dict[str, Result] = {}
         self._looked = time.monotonic()
-        self._names: set[str] = set()  # of the servers, when they were looked at last
 
     def results(self) -> dict[str, Result]:
         """Wait for every cell."""
@@ -259,13 +258,12 @@ class _Gathering:
         for one in self._ordered.values():
             if one.order.name in self._results:
                 continue
-            if one.is_running and one.servers[-1] in self._names - names:
+            if one.is_running and one.servers[-1] not in names:
                 self._lose(one)
             if one.need in offers:
                 one.unserved = None
             elif not one.is_running:
                 self._rescue(one, there)
-        self._names = names
 
     def _lose(self, one: _Ordered) -> None:
         one.is_running = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import signal
 import time
@@ -105,8 +106,15 @@ def _collect(
     if order.artifacts is None:
         return "", ()
     began, title = time.monotonic(), "collect"
-    tell(progress.Moment(f"{title} ...", (title,), (*built.times, progress.StepTime(title, 0, 0.0))))
-    artifact = collect.deliver(order, key)
+    before = (*built.times, progress.StepTime(title, 0, 0.0))
+
+    def told(moment: progress.Moment) -> None:
+        below = tuple(dataclasses.replace(step, depth=step.depth + 1) for step in moment.times)
+        tell(progress.Moment(moment.line, (title, *moment.running), (*before, *below)))
+
+    told(progress.Moment(f"{title} ...", (), ()))
+    with progress.watched(told):
+        artifact = collect.deliver(order, key)
     return artifact, (progress.StepTime(title, 0, time.monotonic() - began),)
 
 

@@ -17,6 +17,7 @@ from typing import Self
 from pipeline.core.arch import Architecture
 from tests.integration import builds, processes
 from tests.integration.builds import Project, Running
+from tests.integration.registries import free_port
 
 BRIDGE, HUB = "farm0", "198.51.100.1"
 PORT, DASHBOARD = 8786, 8787
@@ -131,7 +132,7 @@ class Farm:
         self, place: Path, project: Project, papers: Papers | None = None, *, own_networks: bool = True
     ) -> None:
         self.place, self.project, self.papers, self.own_networks = place, project, papers, own_networks
-        self.port = PORT
+        self.port = PORT if own_networks else free_port()
         self.members: dict[str, Member] = {}
         self.hub = self._member("scheduler", HUB if own_networks else "127.0.0.1")
         self.orderer = self._member("orderer", project=project)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.core.arch import Architecture
-from tests.integration import builds, farms, processes
+from tests.integration import builds, farms, processes, sites
 from tests.integration.builds import Project
 from tests.integration.farms import Farm, wait_for
 
@@ -288,3 +288,34 @@ def test_nothing_goes_on_when_the_one_who_ordered_stops(farm: Farm, how: str) ->
     farm.project.write("overlays/tiny/scripts/10-tiny.sh", FAILS, mode=0o755)
     assert farm.order(systems="tiny").end()[0] == 4  # the server takes the next order
     assert farm.members["one"].left() == []
+
+
+# ------------------------------------------------------------------------------------------ a registry
+
+
+def test_images_go_to_a_registry_that_may_refuse_them(project: Project, tmp_path: Path) -> None:
+    with sites.site() as registry, Farm(tmp_path / "members", project, own_networks=False) as farm:
+        farm.schedule()
+        farm.serve("one", "--registry-plain-http")
+        where = f"oci://{registry.served.host}/node-images"
+        registry.faults += [("POST", "/blobs/uploads", _denied)] * 20
+        status, out, err = farm.order("--artifacts", where).end()
+        refused = report(farm)[builds.NAME]
+        assert (status, refused["status"], refused["artifact"]) == (6, "failed", ""), err
+        assert registry.served.host in out
+        assert "begins on one" in err
+        assert "collect" in [step["title"] for step in refused["steps"]]
+        registry.faults.clear()
+        status, _, err = farm.order("--artifacts", where).end()
+        cell = report(farm)[builds.NAME]
+        assert (status, cell["status"]) == (0, "up to date"), err
+        reference, _, digest = cell["artifact"].partition("@")
+        assert reference.startswith(f"{registry.served.host}/node-images:")
+        assert digest in registry.repositories["node-images"].manifests
+        status, _, err = farm.order("--artifacts", where, "--only-missing").end()
+        assert (status, "does not look into a registry" in err) == (2, True)
+
+
+def _denied(handler: sites.Handler) -> None:
+    handler.take(bytearray())
+    handler.say(403, b'{"errors":[{"code":"DENIED","message":"this user may not push"}]}')
