@@ -14,6 +14,9 @@ from pathlib import Path
 from pipeline.core.errors import PipelineError
 
 CHUNK = 1 << 20
+SHADOW = "etc/shadow"
+LAST_CHANGE = 2  # field of a line: days since 1970
+SECONDS_OF_A_DAY = 86400
 # Bookkeeping of overlayfs that differs from run to run; "opaque" is the one mark that means something.
 OVERLAY_BOOKKEEPING = tuple(f"{space}.overlay.{name}" for space in ("trusted", "user") for name in (
     "origin", "impure", "nlink", "uuid",
@@ -78,10 +81,29 @@ def file_sha256(path: Path) -> str:
 
 
 def clamp_times(root: Path, epoch: int) -> None:
-    """Set every modification time that is later than ``epoch`` (seconds since 1970) to it."""
+    """Set every modification time that is later than ``epoch`` (seconds since 1970) to it.
+
+    So are the days on which passwords were changed last: useradd, passwd and pwconv write the clock's (shadow(5)).
+    """
+    _clamp_days(inside(root, SHADOW), epoch // SECONDS_OF_A_DAY)
     for path, status in [("", root.lstat()), *walk(root)]:
         if status.st_mtime > epoch and not _is_whiteout(status):
             os.utime(root / path, (epoch, epoch), follow_symlinks=False)
+
+
+def _clamp_days(shadow: Path, day: int) -> None:
+    if shadow.is_symlink() or not shadow.is_file():
+        return
+    before = shadow.read_bytes()
+    lines = [line.split(b":") for line in before.split(b"\n")]
+    for fields in lines:
+        if len(fields) > LAST_CHANGE and fields[LAST_CHANGE].isdigit() and int(fields[LAST_CHANGE]) > day:
+            fields[LAST_CHANGE] = str(day).encode()
+    after = b"\n".join(b":".join(fields) for fields in lines)
+    if after != before:
+        with shadow.open("r+b") as stream:  # owner, permissions and attributes stay
+            stream.write(after)
+            stream.truncate()
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

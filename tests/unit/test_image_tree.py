@@ -156,6 +156,41 @@ def test_the_checksum_of_a_file_larger_than_a_piece(tmp_path: Path) -> None:
 # --- times -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("root:*:20782:0:99999:7:::\n", "root:*:20645:0:99999:7:::\n"),
+        ("root:*:20645:0:99999:7:::\nx:!:100::::::\n", "root:*:20645:0:99999:7:::\nx:!:100::::::\n"),
+        ("root:*::0:99999:7:::\nodd\n:\n\nx:!:99999", "root:*::0:99999:7:::\nodd\n:\n\nx:!:20645"),
+        ("", ""),
+    ],
+)
+def test_days_of_passwords_are_clamped(tmp_path: Path, before: str, after: str) -> None:
+    shadow = tmp_path / "etc/shadow"
+    shadow.parent.mkdir()
+    shadow.write_text(before)
+    shadow.chmod(0o640)
+    inode = shadow.stat().st_ino
+    tree.clamp_times(tmp_path, 20645 * 86400 + 4000)
+    assert shadow.read_text() == after
+    assert (shadow.stat().st_mode & 0o777, shadow.stat().st_ino) == (0o640, inode)
+
+
+def test_passwords_of_the_host_are_out_of_reach(tmp_path: Path) -> None:
+    host, root = tmp_path / "host", tmp_path / "root"
+    host.mkdir()
+    (host / "shadow").write_text("root:*:20782:0:99999:7:::\n")
+    for name, target in (("etc", host), ("linked", host / "shadow")):
+        root.mkdir(exist_ok=True)
+        (root / name).symlink_to(target)
+        tree.clamp_times(root, 86400)
+    (root / "etc").unlink()
+    (root / "etc").mkdir()
+    (root / "etc/shadow").symlink_to(host / "shadow")
+    tree.clamp_times(root, 86400)
+    assert (host / "shadow").read_text() == "root:*:20782:0:99999:7:::\n"
+
+
 def test_only_times_after_the_epoch_change(root: Path, tmp_path: Path) -> None:
     host = outside(tmp_path)
     (root / "etc/link").symlink_to(host / "precious")
