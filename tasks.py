@@ -608,6 +608,7 @@ def lint(_context: Context) -> None:
         "installer": "only the installer image: benchmarks/installer.md",
         "cluster": "only the installation of a cluster: benchmarks/cluster.md",
         "bundles": "only bundles, side by side with skopeo: benchmarks/bundles.md",
+        "peers": "a Debian image side by side with mkosi and diskimage-builder, as root: benchmarks/peers.md",
     }
 )
 @command
@@ -619,6 +620,7 @@ def benchmark(
     installer: bool = False,
     cluster: bool = False,
     bundles: bool = False,
+    peers: bool = False,
 ) -> None:
     """Measure builds, rebuilds, sizes and memory on this machine: reports in benchmarks/, with JSON beside.
 
@@ -627,7 +629,7 @@ def benchmark(
     from benchmarks.__main__ import main
 
     parts = {"--rpm": rpm, "--deb": deb, "--installer": installer, "--cluster": cluster}
-    parts["--bundles"] = bundles
+    parts |= {"--bundles": bundles, "--peers": peers}
     main([*(["-n", str(n)] if n else []), *(word for word, wanted in parts.items() if wanted)])
 
 

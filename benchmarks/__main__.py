@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bundles, cluster, installer, machine, report, rpm, rpm_report, scenarios
+from benchmarks import bundles, cluster, installer, machine, peers, report, rpm, rpm_report, scenarios
 from benchmarks.report import Number, Report
 from benchmarks.rpm_report import RpmReport
 from pipeline.core import progress
@@ -135,7 +135,10 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     chosen = _parser().parse_args(words)
     logs = HERE.parent / "build/logs"
-    every = not (chosen.rpm or chosen.deb or chosen.installer or chosen.cluster or chosen.bundles)
+    every = not (chosen.rpm or chosen.deb or chosen.installer or chosen.cluster or chosen.bundles or chosen.peers)
+    if chosen.peers:  # only if asked for: it needs root, and fetches what the peers are made of
+        with progress.session(logs / "benchmark-peers.log"):
+            print(peers.write_report(chosen.os, chosen.mirror, chosen.n or COUNT, chosen.output))
     if chosen.installer or every:
         with progress.session(logs / "benchmark-installer.log"):
             made = measured_installer(chosen.n or COUNT)
@@ -167,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument("--installer", action="store_true", help="only the installer image")
     only.add_argument("--cluster", action="store_true", help="only the installation of a cluster")
     only.add_argument("--bundles", action="store_true", help="only bundles")
+    only.add_argument("--peers", action="store_true", help="side by side with mkosi and diskimage-builder, as root")
     parser.add_argument("--cold", type=_count, default=1, help="how often a cold build of Debian is (default: 1)")
     parser.add_argument("--os", default="debian", help="deb profile that is built (default: debian)")
     parser.add_argument("--mirror", help="package archive to use in place of this machine's apt sources")

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Stands in for kpartx where the kernel has no device mapper: a loop device for each partition, under kpartx's names.
+#
+# Arguments: as diskimage-builder gives them: -uvs or -d, then the loop device of the whole disk.
+# Environment: none.
+set -Eeuo pipefail
+
+readonly DEVICE=${*: -1}
+readonly NAME=${DEVICE#/dev/}
+
+remove() {
+  local link
+  for link in /dev/mapper/"${NAME}"p*; do
+    losetup --detach "$(readlink "${link}")"
+    rm "${link}"
+  done
+}
+
+add() {
+  local number start sectors loop partitions
+  partitions=$(partx --show --raw --noheadings --output NR,START,SECTORS "${DEVICE}")
+  while read -r number start sectors; do
+    loop=$(losetup --find --show --offset "$((start * 512))" --sizelimit "$((sectors * 512))" "${DEVICE}")
+    ln -s "${loop}" "/dev/mapper/${NAME}p${number}"
+  done <<<"${partitions}"
+}
+
+if [[ $1 == -d ]]; then
+  remove
+else
+  add
+fi
