@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.core import progress, unsynced, usage
+from pipeline.core import events, progress, unsynced, usage
 from pipeline.core.errors import DependencyError, StorageError, ToolError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 15
 LONGEST_LINE = 4096  # bytes of a line that is kept
+ANNOUNCEMENT = "I: "  # how mmdebstrap says what it begins with
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORK_VARIABLES = (
     "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
@@ -381,6 +382,8 @@ def _log_lines(
         for line in stream:
             tail.append(line.rstrip("\n"))
             writer.write(line.rstrip("\n"))
+            if line.startswith(ANNOUNCEMENT):
+                events.moment("program", line.rstrip("\n"))
             if on_line is not None:
                 on_line(line.rstrip("\n"))
 

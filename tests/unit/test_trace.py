@@ -155,6 +155,13 @@ def test_without_a_listener_nothing_is_told() -> None:
     assert [(event.kind, event.name) for event in told] == [("begin", "one"), ("moment", "hit"), ("end", "one")]
 
 
+def test_what_a_program_announces_is_in_the_trace(tmp_path: Path) -> None:
+    with trace.recorded(tmp_path / "trace"):
+        process.run(["printf", "%s\\n", "I: unpacking", "W: I: not so", "I: configuring"])
+    rows = traces.read(tmp_path / "trace")
+    assert [row["name"] for row in rows if row["ph"] == "i"] == ["I: unpacking", "I: configuring"]
+
+
 # --- the line for the terminal
 
 
