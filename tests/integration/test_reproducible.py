@@ -76,6 +76,8 @@ def test_nothing_in_an_image_is_newer_than_its_packages(locked: Project, tmp_pat
     entries = ext4.read(disk.raw, disk.partition("root")[0], tmp_path).entries
     times = {value for entry in entries.values() for _, value in entry.times}
     assert max(times) == moment(epoch)
+    days = {int(day) for day in re.findall(r"^\w+:[^:]*:(\d+):", disk.read("/etc/shadow"), re.MULTILINE)}
+    assert max(days) == epoch // 86400
 
 
 # --- rpm -------------------------------------------------------------------------------------------------------------
