@@ -22,7 +22,7 @@ from pipeline.core.errors import DependencyError
 
 PACKAGES = (
     "mkosi", "systemd", "systemd-repart", "python3-diskimage-builder", "debian-archive-keyring", "mmdebstrap",
-    "debootstrap", "sudo", "e2fsprogs", "dosfstools", "mtools", "fdisk", "gdisk", "kmod", "cpio", "zstd", "xz-utils",
+    "debootstrap", "sudo", "kpartx", "e2fsprogs", "dosfstools", "mtools", "fdisk", "gdisk", "kmod", "cpio", "zstd", "xz-utils",
     "qemu-utils", "grub-common", "grub-pc-bin", "procps", "uidmap", "ca-certificates",
 )  # fmt: skip
 INSIDE = "/peer"  # where a peer's own directory is seen inside the sandbox
