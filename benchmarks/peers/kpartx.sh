@@ -9,18 +9,21 @@ readonly DEVICE=${*: -1}
 readonly NAME=${DEVICE#/dev/}
 
 remove() {
-  local link
+  local link loop
   for link in /dev/mapper/"${NAME}"p*; do
-    losetup --detach "$(readlink "${link}")"
+    loop=$(readlink "${link}")
+    losetup --detach "${loop}"
     rm "${link}"
   done
 }
 
+# Each is made on the file below the disk: on top of another loop device it could not be trimmed.
 add() {
-  local number start sectors loop partitions
+  local number start sectors loop partitions file
+  file=$(<"/sys/block/${NAME}/loop/backing_file")
   partitions=$(partx --show --raw --noheadings --output NR,START,SECTORS "${DEVICE}")
   while read -r number start sectors; do
-    loop=$(losetup --find --show --offset "$((start * 512))" --sizelimit "$((sectors * 512))" "${DEVICE}")
+    loop=$(losetup --find --show --offset "$((start * 512))" --sizelimit "$((sectors * 512))" "${file}")
     ln -s "${loop}" "/dev/mapper/${NAME}p${number}"
   done <<<"${partitions}"
 }

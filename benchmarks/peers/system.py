@@ -27,6 +27,7 @@ PACKAGES = (
 )  # fmt: skip
 INSIDE = "/peer"  # where a peer's own directory is seen inside the sandbox
 LONGEST_SECONDS = 3600
+DISK = "image0.raw"  # what diskimage-builder calls its disk
 
 
 def place() -> Path:
@@ -160,13 +161,11 @@ def _loops() -> dict[str, str]:
 
 
 def left_over(before: set[str], now: Mapping[str, str]) -> list[str]:
-    """Return the loop devices of diskimage-builder that were not there before, those on top of others first.
+    """Return the loop devices of diskimage-builder's disk and its partitions that were not there before.
 
     Args:
         before: names of the devices that were there.
         now: backing file of each that is there.
     """
-    fresh = {name: file for name, file in now.items() if name not in before}
-    disks = [name for name, file in fresh.items() if Path(file.removesuffix(" (deleted)")).name == "image0.raw"]
-    parts = [name for name, file in fresh.items() if Path(file).name in {Path(disk).name for disk in disks}]
-    return [*parts, *disks]
+    fresh = {name: Path(file.removesuffix(" (deleted)")).name for name, file in now.items() if name not in before}
+    return [name for name, file in fresh.items() if file == DISK]

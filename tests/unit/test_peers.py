@@ -243,8 +243,8 @@ def test_programs_run_in_namespaces_of_their_own(tmp_path: Path) -> None:
         ({}, []),
         ({"/dev/loop0": "/somebody/else.img"}, []),
         ({"/dev/loop0": "/image0.raw"}, []),  # it was there before
-        ({"/dev/loop3": "/image0.raw (deleted)", "/dev/loop4": "/loop3"}, ["/dev/loop4", "/dev/loop3"]),
-        ({"/dev/loop3": "/tmp/x/image0.raw", "/dev/loop5": "/loop9"}, ["/dev/loop3"]),
+        ({"/dev/loop3": "/image0.raw (deleted)", "/dev/loop4": "/image0.raw"}, ["/dev/loop3", "/dev/loop4"]),
+        ({"/dev/loop3": "/tmp/x/image0.raw", "/dev/loop5": "/image1.raw"}, ["/dev/loop3"]),
     ],
 )
 def test_only_loop_devices_of_the_peer_are_removed(now: dict[str, str], expected: list[str]) -> None:
