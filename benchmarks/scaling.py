@@ -38,7 +38,7 @@ class Site:
         mirror: bytes a second that the mirror of packages gives all servers together.
         store: bytes a second that the store of images takes from all of them together.
         packages: bytes of packages that a cell fetches if its server's cache is empty.
-        order: seconds that scheduler and orderer are busy with each cell.
+        order: seconds that scheduler and orderer are busy with each cell; measured, see docs/decisions.md.
     """
 
     amd64: int
@@ -148,10 +148,10 @@ def text(report: dict[str, Any]) -> str:
     lines = [
         f"Measured ({report['date']}, {report['machine']['cores']} cores, `benchmarks/report.json`): a cold build "
         f"{cold.seconds:.1f} s, after an edit {edit.seconds:.1f} s, nothing to do {nothing.seconds:.2f} s, an image "
-        f"{cold.size / 1e6:.0f} MB.",
+        f"{cold.size / 1e6:.0f} MB. {site.order * 1000:.0f} ms of scheduler and orderer a cell (docs/decisions.md).",
         f"Assumed: every cell is like that one; each server is like that machine and builds one at a time; arm64 "
         f"servers are as fast; {site.packages / 1e6:.0f} MB of packages a cold cell; 1 Gbit/s ({site.mirror / 1e6:.0f} "
-        f"MB/s) for the mirror and for the store; {site.order * 1000:.0f} ms of scheduler and orderer a cell.",
+        f"MB/s) for the mirror and for the store.",
     ]
     return "\n\n".join([*lines, "\n".join(table(works)), "\n".join(variants(cold))])
 

@@ -101,8 +101,9 @@ class Member:
         return self.directory / "build"
 
     def enter(self) -> list[str]:
-        """Return what runs a program there; it is replaced by the program."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"] if self.holder else []
+        """Return what runs a program there; it is replaced by the program, which dies with us."""
+        inside = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"] if self.holder else []
+        return ["setpriv", "--pdeathsig", "KILL", *inside]
 
     def start(self, *words: str, log: Path | None = None) -> Running:
         """Start one of the commands there, in a session of its own."""
@@ -207,6 +208,12 @@ class Farm:
         member = self.members.get(name) or self.add(name)
         running = member.start("worker", *self.words, "--name", name, "-j", "1", *words)
         wait_for(running, f"{name} builds for {self.url}")
+        return running
+
+    def serve_here(self, *words: str) -> Running:
+        """Start a build server in the checkout of the one who orders."""
+        running = self.orderer.start("worker", *self.words, "--name", "here", "-j", "1", *words)
+        wait_for(running, f"here builds for {self.url}")
         return running
 
     def order(self, *words: str, systems: str = "tiny") -> Running:

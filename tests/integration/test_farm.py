@@ -296,14 +296,16 @@ def test_nothing_goes_on_when_the_one_who_ordered_stops(farm: Farm, how: str) ->
 def test_images_go_to_a_registry_that_may_refuse_them(project: Project, tmp_path: Path) -> None:
     with sites.site() as registry, Farm(tmp_path / "members", project, own_networks=False) as farm:
         farm.schedule()
-        farm.serve("one", "--registry-plain-http")
+        farm.serve_here("--registry-plain-http")
         where = f"oci://{registry.served.host}/node-images"
         registry.faults += [("POST", "/blobs/uploads", _denied)] * 20
         status, out, err = farm.order("--artifacts", where).end()
         refused = report(farm)[builds.NAME]
         assert (status, refused["status"], refused["artifact"]) == (6, "failed", ""), err
         assert registry.served.host in out
-        assert "begins on one" in err
+        assert "begins on here" in err
+        log = (farm.orderer.build_dir / refused["log"]).read_text()  # of the server and of the one who ordered
+        assert (log.count("== publish\n"), log.count("this user may not push")) == (1, 1)
         assert "collect" in [step["title"] for step in refused["steps"]]
         registry.faults.clear()
         status, _, err = farm.order("--artifacts", where).end()
