@@ -22,8 +22,8 @@ from pipeline.core.errors import DependencyError
 
 PACKAGES = (
     "mkosi", "systemd", "systemd-repart", "python3-diskimage-builder", "debian-archive-keyring", "mmdebstrap",
-    "debootstrap", "sudo", "kpartx", "e2fsprogs", "dosfstools", "mtools", "fdisk", "gdisk", "kmod", "cpio", "zstd", "xz-utils",
-    "qemu-utils", "grub-common", "grub-pc-bin", "procps", "uidmap", "ca-certificates",
+    "debootstrap", "sudo", "kpartx", "e2fsprogs", "dosfstools", "mtools", "fdisk", "gdisk", "kmod", "cpio",
+    "zstd", "xz-utils", "qemu-utils", "grub-common", "grub-pc-bin", "procps", "uidmap", "ca-certificates",
 )  # fmt: skip
 INSIDE = "/peer"  # where a peer's own directory is seen inside the sandbox
 LONGEST_SECONDS = 3600
@@ -133,7 +133,11 @@ def _make(recipe: Recipe, tree: Path) -> None:
         shutil.rmtree(tree)
     tree.parent.mkdir(parents=True, exist_ok=True)
     words = ["mmdebstrap", "--mode=root", "--variant=apt", f"--architectures={recipe.arch.deb}"]
-    words += [f"--include={','.join(PACKAGES)}", '--aptopt=APT::Install-Recommends "false"']
+    words += [
+        "--dpkgopt=force-unsafe-io",
+        f"--include={','.join(PACKAGES)}",
+        '--aptopt=APT::Install-Recommends "false"',
+    ]
     words += [PEERS_SUITE, str(tree), f"deb [signed-by={recipe.keyring}] {recipe.archive} {PEERS_SUITE} main"]
     process.run(words, network=True, what="making the system that the peers run on")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n")  # sudo complains of a host name that it cannot resolve
