@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -128,7 +128,7 @@ def _take_over(packages: Sequence[LockedPackage], place: Callable[[LockedPackage
         files += [Path(unquote(origin.path))] if origin.scheme == "file" else []
         fitting = [file for file in files if file.is_file() and file.stat().st_size == package.size]
         if fitting:
-            half = place(package).with_suffix(f".{os.getpid()}")
+            half = place(package).with_suffix(f".{secrets.token_hex(8)}")  # another build may be doing the same
             rpmdb.place_beside(fitting[0], half)
             half.replace(place(package))
 
