@@ -237,13 +237,20 @@ def test_what_is_no_input_keeps_the_image(project: Project) -> None:
     assert "is up to date" in project.build()[1]
 
 
-def test_an_image_that_was_cut_short_is_made_again(project: Project) -> None:
+def test_what_was_cut_short_or_changed_is_made_again(project: Project) -> None:
+    """An image, and a step in the cache: other content of the same length and age."""
     assert project.build()[0] == 0
-    sha256 = project.image_sha256()
+    sha256, key = project.image_sha256(), manifest(project)["steps"]["overlay"]
+    changed = project.cache / "node-images/overlay" / key / "data/delta/etc/tiny.done"
+    times = changed.stat()
+    changed.write_text(changed.read_text().replace("script", "SCRIPT"))
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     os.truncate(project.published / f"{NAME}.qcow2", 1000)
-    status, out, _ = project.build()
+    status, out, err = project.build()
     assert status == 0
     assert "is up to date" not in out
+    assert f"overlay: the cached entry {key[:12]} is damaged; it is made again" in err
+    assert re.search(r" base: done in [\d.]+ s \(cached\)", err)
     builds.check_published(project.published)
     assert project.image_sha256() == sha256
 
