@@ -8,6 +8,7 @@ its language can also write files of this machine. Source: debugfs(8) and debugf
 from __future__ import annotations
 
 import bisect
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ def read(raw: Path, start: int, scratch: Path) -> FileSystem:
     inodes, uses = {}, _inode_tables(shown)
     for answer in reader.ask([f"stat <{number}>" for number in _used_inodes(shown, header)]):
         number, entry = _entry(answer, reader, block_size)
-        inodes[number] = entry
+        inodes[number] = replace(entry, content=None) if entry.kind == "directory" else entry
         what = {"file": "file contents", "link": "file contents", "directory": "directories"}.get(entry.kind)
         if what and entry.content is not None:
             pieces = entry.content.pieces
@@ -172,7 +173,7 @@ def _entry(answer: bytes, reader: _Reader, block_size: int) -> tuple[int, Entry]
         device=f"{int(device[1])}:{int(device[2])}" if device else "",
         attributes=_attributes(answer),
         inode=int(head[1]),
-        times=tuple((name.decode(), _moment(low, high)) for name, low, high in TIME.findall(answer)),
+        times=_times(tuple(TIME.findall(answer))),
         content=content,
     )
     return int(head[1]), entry
@@ -200,6 +201,11 @@ def _attributes(answer: bytes) -> tuple[tuple[str, str], ...]:
         if name != b"system.data":  # an inline file's content
             found.append((_text(name), _text(value) or f"({int(size)} bytes)"))
     return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=1 << 12)  # most entries share theirs, which is half of what they would take
+def _times(found: tuple[tuple[bytes, bytes, bytes], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode(), _moment(low, high)) for name, low, high in found)
 
 
 def _moment(low: bytes, high: bytes) -> str:
