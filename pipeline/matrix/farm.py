@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,11 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.protocol}://{host}:{self.port}"
+
+    @property
+    def is_any(self) -> bool:
+        """Whether it stands for every interface."""
+        return self.host in {"0.0.0.0", "::"}  # noqa: S104  compared with, not listened on
 
     @property
     def is_loopback(self) -> bool:
@@ -183,20 +188,26 @@ def patience_to_connect() -> float:
 
 def unreachable(access: Access, error: BaseException) -> NetworkError:
     """Return the error of one who cannot reach a scheduler."""
-    causes = [str(one) for one in (error, error.__cause__, error.__context__) if one is not None and str(one)]
-    tls = [text for text in causes if "SSL" in text or "certificate" in text.lower() or "TLS" in text]
-    hint = "is it running ('./invoke scheduler'), and is the way to it free? try its dashboard"
+    causes = [str(one) for one in _causes(error) if str(one)]
+    tls = [text for text in causes if "SSL" in text or "TLS" in text]
+    hint = "is it running ('./invoke scheduler'), is the way to it free, and does it speak tcp, not tls?"
     if access.address.protocol == "tls":
         hint = (
             "is it running, and were its certificate and yours signed by the same authority (--ca)? does it speak tls?"
         )
-    said = " ".join(dict.fromkeys([*tls, *causes])).strip() or type(error).__name__
+    said = (tls or causes or [type(error).__name__])[-1]  # the innermost says most
     return NetworkError(f"the scheduler at {access.address} cannot be reached: {said[:500]}", hint=hint)
 
 
 def mark(topic: str) -> str:
     """Return the name of a file that shows a build server that its logs are where those of the orders go."""
     return f".{topic}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 # ------------------------------------------------------------------------------------- what servers offer

@@ -40,7 +40,7 @@ async def _schedule(access: Access, dashboard: str) -> None:
     )
     try:
         await scheduler
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise NetworkError(
             f"cannot listen on {where}: {error.__cause__ or error}",
             hint="is another scheduler running there? see --listen",
@@ -48,7 +48,8 @@ async def _schedule(access: Access, dashboard: str) -> None:
     scheduler.task_metadata[farm.METADATA] = version.current()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(scheduler.close()))
     progress.note(f"the scheduler listens on {where}, version {version.current()} of this project")
-    progress.note(f"its dashboard: {scheduler.dashboard_link if hasattr(scheduler, 'dashboard_link') else dashboard}")
+    host, port = (getattr(scheduler.http_server, name) for name in ("address", "port"))
+    progress.note(f"its dashboard: http://{host}:{port}/status")
     try:
         await scheduler.finished()
     finally:

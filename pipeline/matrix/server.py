@@ -119,7 +119,7 @@ async def _serve(access: Access, post: Post) -> None:
         dashboard=False,
         death_timeout=farm.patience_to_connect(),
         plugins=(crew,),
-        host=post.listen.host if post.listen else None,
+        host=post.listen.host if post.listen and not post.listen.is_any else None,
         port=post.listen.port if post.listen else None,
     )
     try:

@@ -199,7 +199,8 @@ class Farm:
         """Start the scheduler; its dashboard is on every interface."""
         more = ["--dashboard", f":{DASHBOARD}" if self.own_networks else "127.0.0.1:0", *words]
         more += self.papers.words if self.papers else []
-        running = self.hub.start("scheduler", "--listen", self.url, *more)
+        everywhere = self.url.replace(HUB, "0.0.0.0")
+        running = self.hub.start("scheduler", "--listen", everywhere, *more)
         wait_for(running, "the scheduler listens on")
         return running
 

@@ -68,7 +68,7 @@ def test_a_farm_with_tls(project: Project, tmp_path: Path) -> None:
         nobody = farm.order("--artifacts", str(store)).end()
         assert nobody[0] == 3
         assert f"none of 0 servers of this version builds images of {ARCH}" in nobody[2]
-        one, two = farm.serve("one"), farm.serve("two")
+        one, two = farm.serve("one"), farm.serve("two", "--listen", "tls://0.0.0.0:9000")
         status, out, err = farm.order("--artifacts", str(store), systems="tiny,tiny2,tiny3,broken").end()
         cells = report(farm)
         assert {name: cell["status"] for name, cell in cells.items()} == {
@@ -103,6 +103,10 @@ def test_a_farm_with_tls(project: Project, tmp_path: Path) -> None:
 
 def _the_dashboard_is_there(farm: Farm) -> None:
     assert "Dask" in farm.dashboard()
+    assert farm.papers is not None
+    status, _, err = farm.hub.command("scheduler", "--listen", farm.url, *farm.papers.words)
+    assert (status, "Traceback" in err) == (6, False), err
+    assert f"cannot listen on {farm.url}" in err
 
 
 def _what_is_there_is_left_out(farm: Farm, store: Path) -> None:
@@ -296,7 +300,8 @@ def test_nothing_goes_on_when_the_one_who_ordered_stops(farm: Farm, how: str) ->
 def test_images_go_to_a_registry_that_may_refuse_them(project: Project, tmp_path: Path) -> None:
     with sites.site() as registry, Farm(tmp_path / "members", project, own_networks=False) as farm:
         farm.schedule()
-        farm.serve_here("--registry-plain-http")
+        farm.serve_here("--registry-plain-http", "--emulate")
+        _only_who_allows_it_gets_emulation(farm)
         where = f"oci://{registry.served.host}/node-images"
         registry.faults += [("POST", "/blobs/uploads", _denied)] * 20
         status, out, err = farm.order("--artifacts", where).end()
@@ -316,6 +321,17 @@ def test_images_go_to_a_registry_that_may_refuse_them(project: Project, tmp_path
         assert digest in registry.repositories["node-images"].manifests
         status, _, err = farm.order("--artifacts", where, "--only-missing").end()
         assert (status, "does not look into a registry" in err) == (2, True)
+
+
+def _only_who_allows_it_gets_emulation(farm: Farm) -> None:
+    """The cell fails in its plan, wherever it is sent: emulating would take long."""
+    add_profile(farm.project, "nowhere", base=farm.project.release["base"] | {"suites": ["no-such-suite"]})
+    words = ["matrix", *farm.words, "--os", "nowhere", "--arch", str(OTHER)]
+    status, _, err = farm.orderer.command(*words)
+    assert (status, "with --allow-emulation here would build them" in err, "begins" in err) == (3, True, False)
+    _, _, err = farm.orderer.command(*words, "--allow-emulation")
+    assert f"nowhere-1-{OTHER}: begins on here" in err
+    assert "no-such-suite" in report(farm)[f"nowhere-1-{OTHER}"]["error"]
 
 
 def _denied(handler: sites.Handler) -> None:
