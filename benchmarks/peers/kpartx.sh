@@ -21,7 +21,7 @@ remove() {
 add() {
   local number start sectors loop partitions file
   file=$(<"/sys/block/${NAME}/loop/backing_file")
-  partitions=$(partx --show --raw --noheadings --output NR,START,SECTORS "${DEVICE}")
+  partitions=$(partx --raw --noheadings --output NR,START,SECTORS "${DEVICE}")
   while read -r number start sectors; do
     loop=$(losetup --find --show --offset "$((start * 512))" --sizelimit "$((sectors * 512))" "${file}")
     ln -s "${loop}" "/dev/mapper/${NAME}p${number}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline import image, profile
 from pipeline.core.arch import Architecture
@@ -54,6 +55,10 @@ class Recipe:
     def security(self) -> str:
         """Where its security updates lie."""
         return next((uri for uri, suite in self.sources if suite.endswith("-security")), self.archive)
+
+    def hosts(self) -> set[str]:
+        """Return the names of the machines that packages come from, which belong into no report."""
+        return {host for uri, _ in self.sources if (host := urlsplit(uri).hostname)}
 
     def source_list(self) -> str:
         """Return a ``.sources`` file of apt."""

@@ -11,6 +11,9 @@ from benchmarks.peers.cannot import CANNOT
 from benchmarks.peers.compare import Row
 from benchmarks.report import Number, numbers_table, show, table
 
+QUOTE = "  | "  # what benchmarks.measure puts before each line that a program said
+SHOWN_LINES = 4
+
 
 @dataclass(frozen=True)
 class PeersReport:
@@ -125,12 +128,16 @@ def _cannot(report: PeersReport) -> list[str]:
     return parts
 
 
-def scrubbed(text: str, directory: str) -> str:
-    """Return what a program said, on one line, without archives' addresses and this machine's directories.
+def scrubbed(message: str, hidden: Iterable[str]) -> str:
+    """Return why a program failed, on one line, without archives' addresses and this machine's directories.
 
     Args:
-        text: what it said.
-        directory: the directory that is measured in.
+        message: the error's; of one that quotes what the program said, its last lines are what is returned.
+        hidden: words that do not belong into a report.
     """
-    flat = " ".join(text.split()).replace(directory, "…")
-    return re.sub(r"[a-z+]+://[^\s'\"]+", "(an address)", flat)
+    said = [line.removeprefix(QUOTE) for line in message.splitlines() if line.startswith(QUOTE)]
+    flat = " ".join(" ".join([line for line in said if line.strip()][-SHOWN_LINES:] or [message]).split())
+    flat = re.sub(r"[a-z+]+://[^\s'\"]+", "(an address)", flat)
+    for word in sorted(hidden, key=len, reverse=True):
+        flat = flat.replace(word, "…")
+    return flat

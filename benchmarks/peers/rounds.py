@@ -38,12 +38,14 @@ class Rounds:
     Attributes:
         makers: who still takes part.
         scratch: directory that takes each maker's machines.
+        hidden: words that no failure may name.
         samples: measurements, by what and maker.
         failures: why a maker takes part no more.
     """
 
     makers: list[Maker]
     scratch: Path
+    hidden: tuple[str, ...] = ()
     samples: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -65,8 +67,9 @@ class Rounds:
                 if maker.name == OURS:
                     raise
                 self.makers.remove(maker)
-                self.failures[maker.name] = f"{what}: {scrubbed(error.message, str(system.place()))}"
-                progress.note(f"{maker.name} takes part no more: {error.message}")
+                self.failures[maker.name] = f"{what}: {scrubbed(error.message, self.hidden)}"
+                progress.note(f"{maker.name} takes part no more: {self.failures[maker.name]}")
+                progress.log(error.message)
 
     def add(self, what: str, maker: Maker, value: float) -> None:
         """Keep a measurement."""
@@ -163,12 +166,13 @@ def measured(os_name: str, mirror: str | None, count: int, parent: Path) -> Meas
     wanted = recipe.read(os_name, mirror)
     with scenarios.place(parent, os_name, mirror) as where:
         ours = Ours(where)
-        rounds = Rounds([ours], where.root / "peers")
+        hidden = (str(system.place()), str(where.root), str(recipe.ROOT), *wanted.hosts())
+        rounds = Rounds([ours], where.root / "peers", hidden)
         try:
             peers = system.obtain(wanted)
             rounds.makers += [Mkosi(peers, wanted, _own(MKOSI)), Dib(peers, wanted, _own(DIB))]
         except PipelineError as error:
-            rounds.failures = dict.fromkeys((MKOSI, DIB), scrubbed(error.message, str(system.place())))
+            rounds.failures = dict.fromkeys((MKOSI, DIB), scrubbed(error.message, hidden))
         versions = {maker.name: maker.version() for maker in rounds.makers}
         rounds.turn("its caches are filled", lambda maker: maker.prepare())
         for number in range(1, count + 1):

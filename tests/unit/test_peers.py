@@ -114,11 +114,13 @@ def test_the_json_has_the_same_numbers() -> None:
     [
         ("E: cannot fetch http://archive.example/debian/dists\n  gone", "E: cannot fetch (an address) gone"),
         ("failed: bwrap --bind /home/me/.cache/peers/trixie /", "failed: bwrap --bind …/trixie /"),
+        ("cannot resolve 'archive.example'", "cannot resolve '…'"),
+        ("failed: a long command\n  | one\n  | \n  | two\n  | 3\n  | 4\n  | five", "two 3 4 five"),
         ("nothing to hide", "nothing to hide"),
     ],
 )
 def test_a_failure_names_neither_archives_nor_directories(said: str, shown: str) -> None:
-    assert report.scrubbed(said, "/home/me/.cache/peers") == shown
+    assert report.scrubbed(said, ("archive.example", "/home/me/.cache/peers")) == shown
 
 
 def test_plots_have_names_that_a_link_can_hold() -> None:
@@ -179,6 +181,7 @@ def test_our_own_failure_is_not_hidden(tmp_path: Path) -> None:
 def test_the_recipe_knows_where_things_lie() -> None:
     assert RECIPE.archive == "http://archive.example/debian"
     assert RECIPE.security == "http://archive.example/security"
+    assert RECIPE.hosts() == {"archive.example"}
     assert RECIPE.source_list().count("Types: deb\n") == 3
     assert RECIPE.path_filters() == "path-exclude=/usr/share/man/*\npath-include=/usr/share/doc/*/copyright\n"
     assert "Package: gnupg usrmerge\n" in RECIPE.refusals()
