@@ -63,7 +63,9 @@ class Mkosi:
 
     def cold(self) -> Made:
         """Build with nothing cached but packages and indexes."""
-        return self._build("--cache-only=always", "--incremental=no", "--force")
+        # Without a cache directory of its own it would remove what the incremental mode has.
+        own = f"--cache-directory={INSIDE}/cold"
+        return self._build("--cache-only=always", "--incremental=no", own, "--force")
 
     def rebuild(self, number: int) -> Made:
         """Build with everything cached after an edit of a script.
@@ -85,7 +87,7 @@ class Mkosi:
         project, sandbox = self.root / "project", self.root / "sandbox/etc"
         for path in (project, sandbox):
             shutil.rmtree(path, ignore_errors=True)
-        for name in ("cache", "packages", "out", "work"):
+        for name in ("cache", "cold", "packages", "out", "work"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         files = {
             project / "mkosi.conf": configuration(self.recipe),
