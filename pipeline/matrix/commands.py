@@ -33,6 +33,22 @@ def run_scheduler(access: Access, dashboard: str) -> None:
     scheduler.schedule(access, dashboard)
 
 
+def _check(name: str, jobs: int) -> None:
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name of a server", hint="use letters, digits, dots and hyphens")
+    if jobs < 0:
+        raise InputError(f"{jobs} builds at a time are not possible", hint="leave -j out, or give it 1 or more")
+
+
+def _arches(*, emulate: bool) -> dict[Architecture, bool]:
+    """Return what can be built here, and whether under emulation."""
+    host = Architecture.host()
+    foreign = [arch for arch in Architecture if arch is not host] if emulate else []
+    for arch in foreign:
+        image.check_runnable(arch)
+    return {host: False} | dict.fromkeys(foreign, True)
+
+
 def run_worker(
     access: Access,
     build_dir: Path,
@@ -61,14 +77,8 @@ def run_worker(
     """
     access.check()
     name = name or socket.gethostname()
-    if not NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name of a server", hint="use letters, digits, dots and hyphens")
-    if jobs < 0:
-        raise InputError(f"{jobs} builds at a time are not possible", hint="leave -j out, or give it 1 or more")
-    host = Architecture.host()
-    foreign = [arch for arch in Architecture if arch is not host] if emulate else []
-    for arch in foreign:
-        image.check_runnable(arch)
+    _check(name, jobs)
+    arches = _arches(emulate=emulate)
     farm.prepare_dask()
     from pipeline.matrix import server
 
@@ -78,7 +88,7 @@ def run_worker(
             name=name,
             build_dir=build_dir,
             cells=jobs or capacity.measure(build_dir).cells,
-            arches={host: False} | dict.fromkeys(foreign, True),
+            arches=arches,
             listen=Address.parse(listen, option="--listen", port=0) if listen else None,
             registry=registry or RegistryAccess(),
         ),

@@ -100,35 +100,11 @@ def _only_one(build_dir: Path) -> Iterator[None]:
 
 
 async def _serve(access: Access, post: Post) -> None:
-    security = access.security()
     await _check_scheduler(access)
     crew = Crew(post)
-    offers = {
-        farm.offer(arch, version.current(), emulated=emulated): float(post.cells)
-        for arch, emulated in post.arches.items()
-    }
-    worker = Worker(
-        str(access.address),
-        nthreads=post.cells,
-        name=post.name,
-        resources=offers,
-        security=security,
-        protocol=f"{access.address.protocol}://",
-        memory_limit=0,  # the cells are processes of their own
-        local_directory=str(post.build_dir / ORDERS),
-        dashboard=False,
-        death_timeout=farm.patience_to_connect(),
-        plugins=(crew,),
-        host=post.listen.host if post.listen and not post.listen.is_any else None,
-        port=post.listen.port if post.listen else None,
-    )
-    try:
-        await worker
-    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
-        raise _refused(access, post, error) from error
+    worker = await _joined(access, post, crew)
     leaving = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.set)
-    progress.note(f"{post.name} builds for {access.address}, {post.cells} at a time: {', '.join(sorted(offers))}")
     ends = [asyncio.ensure_future(worker.finished()), asyncio.ensure_future(leaving.wait())]
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -145,6 +121,35 @@ async def _serve(access: Access, post: Post) -> None:
         raise NetworkError(
             f"the scheduler at {access.address} is gone", hint="start it, and then this again; systemd can do both"
         )
+
+
+async def _joined(access: Access, post: Post, crew: Crew) -> Worker:
+    """Join the farm."""
+    offers = {
+        farm.offer(arch, version.current(), emulated=emulated): float(post.cells)
+        for arch, emulated in post.arches.items()
+    }
+    worker = Worker(
+        str(access.address),
+        nthreads=post.cells,
+        name=post.name,
+        resources=offers,
+        security=access.security(),
+        protocol=f"{access.address.protocol}://",
+        memory_limit=0,  # the cells are processes of their own
+        local_directory=str(post.build_dir / ORDERS),
+        dashboard=False,
+        death_timeout=farm.patience_to_connect(),
+        plugins=(crew,),
+        host=post.listen.host if post.listen and not post.listen.is_any else None,
+        port=post.listen.port if post.listen else None,
+    )
+    try:
+        await worker
+    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        raise _refused(access, post, error) from error
+    progress.note(f"{post.name} builds for {access.address}, {post.cells} at a time: {', '.join(sorted(offers))}")
+    return worker
 
 
 async def _check_scheduler(access: Access) -> None:
