@@ -1,7 +1,8 @@
 """The image as diskimage-builder makes it.
 
-What is set and why: its Debian element brings ``linux-image-amd64`` by itself, so it is used as a copy without its
-package list; the profile's packages and path filters are in an element of our own. Its loop devices work here, kpartx
+What is set and why: its Debian element brings ``linux-image-amd64`` by itself, and empties the package cache at each
+build, so a copy is used without the one and the other; the profile's packages and path filters are in an element of our
+own. Its loop devices work here, kpartx
 does not where the kernel has no device mapper: ``kpartx.sh`` then stands in. The ESP is something it mounts, so without
 vfat in this kernel there is a disk for BIOS only.
 """
@@ -22,6 +23,8 @@ from pipeline.core import process
 NAME = "diskimage-builder"
 KPARTX = Path(__file__).with_name("kpartx.sh")
 ELEMENTS = "usr/lib/python3/dist-packages/diskimage_builder/elements"
+SYSTEM = "node-system"  # of another name: files of elements with the same name are merged
+CLEAN = "$apt_get clean\n"
 NEEDED = ("gnupg",)  # its own Debian element installs gnupg2
 
 
@@ -76,17 +79,19 @@ class Dib:
             (self.root / name).mkdir(parents=True)
         words = ["disk-image-create", "-n", "-a", self.recipe.arch.deb, "-o", f"{INSIDE}/out/node", "-t", "qcow2"]
         words += ["--image-size", str(DISK_GB), "--qemu-img-options", "compression_type=zstd"]
-        words += ["debian-minimal", "vm", f"block-device-{firmware()}", "node"]
+        words += [SYSTEM, "vm", f"block-device-{firmware()}", "node"]
         binds = [] if has_device_mapper() else [(KPARTX, "/usr/sbin/kpartx")]
         return self.system.run(self.root, words, env=environment(self.recipe) | dict(env), binds=binds)
 
     def _write(self) -> None:
         elements, node = self.root / "elements", self.root / "elements/node"
         shutil.rmtree(elements, ignore_errors=True)
-        for name in ("cache", "home"):
+        for name in ("cache/debootstrap", "home"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.system.tree / ELEMENTS / "debian-minimal", elements / "debian-minimal", symlinks=True)
-        (elements / "debian-minimal/package-installs.yaml").unlink()
+        shutil.copytree(self.system.tree / ELEMENTS / "debian-minimal", elements / SYSTEM, symlinks=True)
+        (elements / SYSTEM / "package-installs.yaml").unlink()
+        for script in (elements / SYSTEM / "root.d").iterdir():
+            script.write_text(script.read_text().replace(CLEAN, ""))
         for path, text in element(self.recipe).items():
             (node / path).parent.mkdir(parents=True, exist_ok=True)
             (node / path).write_text(text)
@@ -97,6 +102,8 @@ class Dib:
         script = self.root / "elements/node/post-install.d/90-node"
         script.parent.mkdir(exist_ok=True)
         lines = ["#!/bin/bash", "set -eu", f"systemctl enable {' '.join(SERVICES)}"]
+        # debootstrap knows no path filters.
+        lines += [f"rm -rf {pattern}" for pattern in self.recipe.exclude if "/doc/" not in pattern]
         script.write_text("\n".join([*lines, f"echo {number} >/usr/local/share/benchmark"]) + "\n")
         script.chmod(0o755)
 
@@ -116,6 +123,7 @@ def environment(recipe: Recipe) -> dict[str, str]:
         "DIB_APT_SOURCES_CONF": "\n".join(
             f"{suite}:deb {uri} {suite} {' '.join(recipe.components)}" for uri, suite in recipe.sources
         ),
+        "DIB_DEBOOTSTRAP_EXTRA_ARGS": f"--cache-dir={INSIDE}/cache/debootstrap",
         "DIB_APT_LOCAL_CACHE": "1",
         "DIB_APT_MINIMAL_CREATE_INTERFACES": "0",  # cloud-init and networkd are the profile's
         "DIB_GRUB_TIMEOUT": "0",
@@ -136,7 +144,7 @@ def element(recipe: Recipe) -> dict[str, str]:
         f"{recipe.refusals(without=NEEDED)}END",
     ]
     return {
-        "element-deps": "debian-minimal\npackage-installs\n",
+        "element-deps": f"{SYSTEM}\npackage-installs\n",
         "package-installs.yaml": "".join(f"{name}:\n" for name in recipe.packages),
         "root.d/10-node": "\n".join(settings) + "\n",
     }
