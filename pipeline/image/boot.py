@@ -25,6 +25,16 @@ ESP = "boot/efi"  # where the EFI system partition is mounted
 GRUBENV_SIZE = 1024  # GRUB reads and writes exactly this block, and never grows it
 BOOT_LOADERS_HINT = "name the packages of the signed boot loaders in the profile"
 BIOS_MODULES = ("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal")
+# Prints which of the files after the first are in the initramfs that the first is, as they are in the sandbox.
+FIND_SHOWN = """\
+unmkinitramfs "$1" /tmp/unpacked
+shift
+for file; do
+  for top in /tmp/unpacked /tmp/unpacked/*; do
+    ! cmp --silent "$top$file" "$file" || echo "$file"
+  done
+done
+"""
 # Parts of a tree that no initramfs generator reads: a change there keeps the initramfs.
 NOT_IN_INITRAMFS = (
     "etc/NetworkManager", "etc/apt", "etc/chrony", "etc/chrony.conf", "etc/cloud", "etc/cluster", "etc/containers",
@@ -111,9 +121,10 @@ def _generate(
     namespace.in_tree(root, words, env=env, binds=binds, what="making the initramfs")
     if not binds:
         return
-    listed = namespace.in_tree(root, ["lsinitramfs", f"/{path}"], binds=binds, capture=True, what="listing it").stdout
-    if taken := sorted({place for _, place in binds} & {f"/{name}" for name in listed.splitlines()}):
-        progress.note(f"the initramfs holds {', '.join(taken)}: it is made again, emulated, with the tree's own")
+    search = ["bash", "-c", FIND_SHOWN, "bash", f"/{path}", *(place for _, place in binds)]
+    found = namespace.in_tree(root, search, binds=binds, capture=True, what="looking into the initramfs").stdout
+    if found:
+        progress.note(f"the initramfs took in {', '.join(found.split())}: it is made again, with the tree's own")
         namespace.in_tree(root, words, env=env, what="making the initramfs")
 
 

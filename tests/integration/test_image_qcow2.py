@@ -15,8 +15,8 @@ from pipeline.image import qcow2
 
 CLUSTER = qcow2.CLUSTER
 NOISE = hashlib.shake_128(b"noise").digest(CLUSTER)
-TEXT = (b"a line of text that repeats itself\n" * 2000)[:CLUSTER]
-TABLE = qcow2.PER_TABLE  # clusters that one L2 table describes: 512 MiB
+TEXT = (b"a line of text that repeats itself\n" * 8000)[:CLUSTER]
+TABLE = qcow2.PER_TABLE  # clusters that one L2 table describes: 8 GiB
 # Of each disk: its size, and what stands at which byte.
 DISKS: dict[str, tuple[int, Mapping[int, bytes]]] = {
     "nothing but a hole": (8 * CLUSTER, {}),
@@ -26,7 +26,7 @@ DISKS: dict[str, tuple[int, Mapping[int, bytes]]] = {
     "text": (4 * CLUSTER, {0: TEXT, 2 * CLUSTER: TEXT}),
     "noise": (4 * CLUSTER, {0: NOISE, 3 * CLUSTER: NOISE}),
     "noise and text in turns": (64 * CLUSTER, {i * CLUSTER: NOISE if i % 2 else TEXT for i in range(64)}),
-    "across the end of a batch": (600 * CLUSTER, {i * CLUSTER: TEXT[i:] + TEXT[:i] for i in range(600)}),
+    "across the end of a batch": (200 * CLUSTER, {i * CLUSTER: TEXT[i:] + TEXT[:i] for i in range(200)}),
     "in two L2 tables": (2 * TABLE * CLUSTER, {(TABLE - 1) * CLUSTER: TEXT, TABLE * CLUSTER: NOISE}),
     "only at the end of a large disk": (100 << 30, {(100 << 30) - 512: b"e" * 512}),
     "data across clusters": (4 * CLUSTER, {CLUSTER - 100: b"y" * 200}),
@@ -91,15 +91,9 @@ def test_a_running_machine_can_write_to_it(tmp_path: Path) -> None:
     """Every reference count must be right: QEMU allocates by them."""
     size, parts = DISKS["noise and text in turns"]
     qcow2.write(make(tmp_path / "raw", size, parts), tmp_path / "image")
-    commands = [f"write -P {number} {number * 100_352} 70144" for number in range(1, 40)]
+    commands = [f"write -P {number} {number * 401408} 280576" for number in range(1, 40)]
     words = [word for command in commands for word in ("-c", command)]
     output("qemu-io", "-f", "qcow2", *words, tmp_path / "image")
     output("qemu-io", "-f", "raw", *words, tmp_path / "raw")
     assert "No errors were found" in output("qemu-img", "check", "-f", "qcow2", tmp_path / "image")
     output("qemu-img", "compare", "-f", "raw", "-F", "qcow2", tmp_path / "raw", tmp_path / "image")
-
-
-def test_a_disk_that_is_too_large_is_refused(tmp_path: Path) -> None:
-    raw = make(tmp_path / "raw", (4 << 40) + 512, {})
-    with pytest.raises(ValueError, match="does not fit"):
-        qcow2.write(raw, tmp_path / "image")

@@ -28,12 +28,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 @dataclass(frozen=True)
 class Made:
-    """A tree and what the initramfs adds: digests, paths, and the time of the directory that programs were shown in."""
+    """A tree and what the initramfs adds: digests, paths, and the times of all directories."""
 
     tree: str
     initramfs: str
     added: frozenset[str]
-    time: float
+    times: frozenset[tuple[str, float]]
 
 
 def make(plan: image.Plan, where: Path, programs: Path | None) -> Made:
@@ -50,15 +50,14 @@ def make(plan: image.Plan, where: Path, programs: Path | None) -> Made:
     epoch = json.loads((where / "base/origin.json").read_text())["epoch"]
     tree.clamp_times(root, epoch)
     digest = tree.digest(root)
-    with (
-        layers.writable([root], where / "boot", where / "scratch") as merged,
-        native.shown(programs, merged, HOST) as binds,
-    ):
-        boot.make_initramfs(merged, plan.release.boot, epoch, binds)
-        time = (merged / "usr/lib").stat().st_mtime
+    with layers.writable([root], where / "boot", where / "scratch") as merged:
+        with native.shown(programs, merged, HOST) as binds:
+            boot.make_initramfs(merged, plan.release.boot, epoch, binds)
+        tree.clamp_times(merged, epoch)
+        times = {(path, status.st_mtime) for path, status in tree.walk(merged) if stat.S_ISDIR(status.st_mode)}
     initramfs = next((where / "boot/delta/boot").glob("initrd.img-*"))
     added = {path for path, status in tree.walk(where / "boot/delta") if not stat.S_ISDIR(status.st_mode)}
-    return Made(digest, tree.file_sha256(initramfs), frozenset(added), time)
+    return Made(digest, tree.file_sha256(initramfs), frozenset(added), frozenset(times))
 
 
 @pytest.fixture(scope="module")

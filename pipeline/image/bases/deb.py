@@ -132,11 +132,12 @@ def make(
             # The directory takes the place of /etc/apt/trusted.gpg.d, whose keys would else be trusted besides.
             words = [f"--keyring={keys}", f"--keyring={keys.parent / deb_apt.NO_MORE_KEYS}"]
             words += [f"--aptopt={line}" for line in deb_apt.machine_connection()]
+            words += _filters(base)
             command = _command(arch, target / "tree", words, deb_apt.source_lines(base, sources))
             installed = _install(base, packages, command, target, workspace, package_cache, programs)
         else:
             archive = deb_lock.archive(base, arch, locked, sources, workspace=workspace, package_cache=package_cache)
-            command = _command(arch, target / "tree", (), [deb_lock.source_line(archive)])
+            command = _command(arch, target / "tree", _filters(base), [deb_lock.source_line(archive)])
             installed = _install(base, packages, command, target, workspace, archive, programs)
             _check(installed, locked)
         _prune(package_cache)
@@ -174,8 +175,6 @@ def _install(
         "TMPDIR": str(workspace),
     }
     deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree")
-    if programs is not None:  # else that directory is the tree's own
-        native.remove(root, Architecture.host())
     return installed_packages(root, package_cache)
 
 
@@ -215,11 +214,19 @@ def _check(installed: Sequence[Package], locked: Sequence[LockedPackage]) -> Non
         )
 
 
+def _filters(base: DebBase) -> list[str]:
+    """Return the filters for mmdebstrap, which extracts the essential packages itself, by these alone."""
+    return [f"--dpkgopt={line}" for line in _filter_lines(base)]
+
+
+def _filter_lines(base: DebBase) -> list[str]:
+    lines = [f"path-exclude={pattern}" for pattern in base.exclude]
+    return lines + [f"path-include={pattern}" for pattern in base.keep]
+
+
 def _slim_config(base: DebBase) -> str:
-    lines = ["# What is left out of this image stays out when packages are updated."]
-    lines += [f"path-exclude={pattern}" for pattern in base.exclude]
-    lines += [f"path-include={pattern}" for pattern in base.keep]
-    return "\n".join(lines) + "\n"
+    note = "# What is left out of this image stays out when packages are updated."
+    return "\n".join([note, *_filter_lines(base)]) + "\n"
 
 
 def installed_packages(root: Path, package_cache: Path | None = None) -> tuple[Package, ...]:

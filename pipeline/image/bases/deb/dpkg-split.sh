@@ -18,29 +18,70 @@ set -Eeuo pipefail
 show() {
   local source place
   while IFS=$'\t' read -r source place; do
-    if [[ -d ${source} ]]; then
-      mkdir -p "${TREE}${place}"
-    elif [[ ${place} == /run/* ]]; then
-      touch "${TREE}${place}"
-    elif [[ ! -f ${TREE}${place} || -L ${TREE}${place} ]]; then
-      continue
+    if [[ -e ${TREE}${place} && ! -L ${TREE}${place} ]]; then
+      mount --bind "${source}" "${TREE}${place}"
     fi
-    mount --bind "${source}" "${TREE}${place}"
   done <"${NATIVE}"
 }
 
-configure() {
-  if [[ -n ${NATIVE} ]]; then
-    show
-  fi
-  exec env --unset=TMPDIR --unset=APT_CONFIG chroot "${TREE}" dpkg --force-unsafe-io "$@"
+# make_places: makes what the tree has no place for: a directory of libraries, and a loader.
+make_places() {
+  local source place
+  while IFS=$'\t' read -r source place; do
+    if [[ -d ${source} ]]; then
+      mkdir "${TREE}${place}"
+    elif [[ ${place} == /run/* ]]; then
+      touch "${TREE}${place}"
+    fi
+  done <"${NATIVE}"
+}
+
+remove_places() {
+  local source place
+  while IFS=$'\t' read -r source place; do
+    if [[ -d ${source} ]]; then
+      rmdir "${TREE}${place}"
+    elif [[ ${place} == /run/* ]]; then
+      rm "${TREE}${place}"
+    fi
+  done <"${NATIVE}"
+}
+
+# times: prints when the directories above these places were changed.
+times() {
+  stat --format=%.9Y "${parents[@]}"
+}
+
+in_tree() {
+  env --unset=TMPDIR --unset=APT_CONFIG chroot "${TREE}" dpkg --force-unsafe-io "$@"
+}
+
+# natively DPKG-ARGUMENT...: configures with this machine's programs; the tree does not show that they were there.
+natively() {
+  local parents=("${TREE}/usr/lib" "${TREE}/run") before between after index status=0
+  mapfile -t before < <(times)
+  make_places
+  mapfile -t between < <(times)
+  export -f show in_tree
+  # shellcheck disable=SC2016  # it is for the inner shell
+  unshare --mount bash -Eeuo pipefail -c 'show; in_tree "$@"' in_tree "$@" || status=$?
+  mapfile -t after < <(times)
+  remove_places
+  for index in "${!parents[@]}"; do
+    if [[ ${after[index]} == "${between[index]}" ]]; then
+      touch --date="@${before[index]}" "${parents[index]}"
+    fi
+  done
+  return "${status}"
 }
 
 case " $* " in
   *" --unpack "*) exec dpkg --root="${TREE}" --force-depends --force-unsafe-io "$@" ;;
   *)
-    export -f show configure
-    # shellcheck disable=SC2016  # it is for the inner shell
-    exec unshare --mount bash -Eeuo pipefail -c 'configure "$@"' configure "$@"
+    if [[ -n ${NATIVE} ]]; then
+      natively "$@"
+    else
+      in_tree "$@"
+    fi
     ;;
 esac
