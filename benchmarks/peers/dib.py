@@ -25,6 +25,7 @@ KPARTX = Path(__file__).with_name("kpartx.sh")
 ELEMENTS = "usr/lib/python3/dist-packages/diskimage_builder/elements"
 SYSTEM = "node-system"  # of another name: files of elements with the same name are merged
 CLEAN = "$apt_get clean\n"
+LOCALES = "/usr/share/i18n"  # its debootstrap element generates a locale
 NEEDED = ("gnupg",)  # its own Debian element installs gnupg2
 
 
@@ -139,7 +140,7 @@ def element(recipe: Recipe) -> dict[str, str]:
         "set -eu",
         f"sudo mkdir -p {target}/dpkg/dpkg.cfg.d {target}/apt/preferences.d",
         f"sudo tee {target}/dpkg/dpkg.cfg.d/slim <<'END'",
-        f"{recipe.path_filters()}END",
+        f"{recipe.path_filters(without=LOCALES)}END",
         f"sudo tee {target}/apt/preferences.d/avoid <<'END'",
         f"{recipe.refusals(without=NEEDED)}END",
     ]

@@ -69,9 +69,14 @@ class Recipe:
         ]
         return "\n".join(stanzas)
 
-    def path_filters(self) -> str:
-        """Return what dpkg is to leave out, as a file of ``dpkg.cfg.d``."""
-        lines = [f"path-exclude={pattern}" for pattern in self.exclude]
+    def path_filters(self, *, without: str = "") -> str:
+        """Return what dpkg is to leave out, as a file of ``dpkg.cfg.d``.
+
+        Args:
+            without: a directory that a peer needs files of while it builds.
+        """
+        wanted = [pattern for pattern in self.exclude if not (without and pattern.startswith(f"{without}/"))]
+        lines = [f"path-exclude={pattern}" for pattern in wanted]
         return "\n".join([*lines, *(f"path-include={pattern}" for pattern in self.keep)]) + "\n"
 
     def refusals(self, *, without: tuple[str, ...] = ()) -> str:

@@ -12,7 +12,7 @@ from benchmarks.peers.compare import Row
 from benchmarks.report import Number, numbers_table, show, table
 
 QUOTE = "  | "  # what benchmarks.measure puts before each line that a program said
-SHOWN_LINES = 4
+SHOWN_LINES = 10
 
 
 @dataclass(frozen=True)
