@@ -1,10 +1,9 @@
 """The image as diskimage-builder makes it.
 
 What is set and why: its Debian element brings ``linux-image-amd64`` by itself, and empties the package cache at each
-build, so a copy is used without the one and the other; the profile's packages and path filters are in an element of our
-own. Its loop devices work here, kpartx
-does not where the kernel has no device mapper: ``kpartx.sh`` then stands in. The ESP is something it mounts, so without
-vfat in this kernel there is a disk for BIOS only.
+build, so a copy is used without the one and the other; the profile's packages are in an element of our own. Its loop
+devices work here, kpartx does not where the kernel has no device mapper: ``kpartx.sh`` then stands in. The ESP is
+something it mounts, so without vfat in this kernel there is a disk for BIOS only.
 """
 
 from __future__ import annotations
@@ -71,6 +70,11 @@ class Dib:
         self._write_script(number)
         return self._build({"DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE": "1"})
 
+    def filtered(self) -> Made:
+        """Build with nothing cached but packages, and leave out what the profile leaves out."""
+        self._write(filtered=True)
+        return self.cold()
+
     def _build(self, env: Mapping[str, str]) -> Made:
         return Made(self._run(env).seconds, self.root / "out/node.qcow2")
 
@@ -84,7 +88,7 @@ class Dib:
         binds = [] if has_device_mapper() else [(KPARTX, "/usr/sbin/kpartx")]
         return self.system.run(self.root, words, env=environment(self.recipe) | dict(env), binds=binds)
 
-    def _write(self) -> None:
+    def _write(self, *, filtered: bool = False) -> None:
         elements, node = self.root / "elements", self.root / "elements/node"
         shutil.rmtree(elements, ignore_errors=True)
         for name in ("cache/debootstrap", "home"):
@@ -93,18 +97,18 @@ class Dib:
         (elements / SYSTEM / "package-installs.yaml").unlink()
         for script in (elements / SYSTEM / "root.d").iterdir():
             script.write_text(script.read_text().replace(CLEAN, ""))
-        for path, text in element(self.recipe).items():
+        for path, text in element(self.recipe, filtered=filtered).items():
             (node / path).parent.mkdir(parents=True, exist_ok=True)
             (node / path).write_text(text)
             (node / path).chmod(0o755 if ".d/" in path else 0o644)
-        self._write_script(0)
+        self._write_script(0, filtered=filtered)
 
-    def _write_script(self, number: int) -> None:
+    def _write_script(self, number: int, *, filtered: bool = False) -> None:
         script = self.root / "elements/node/post-install.d/90-node"
         script.parent.mkdir(exist_ok=True)
         lines = ["#!/bin/bash", "set -eu", f"systemctl enable {' '.join(SERVICES)}"]
-        # debootstrap knows no path filters.
-        lines += [f"rm -rf {pattern}" for pattern in self.recipe.exclude if "/doc/" not in pattern]
+        if filtered:  # debootstrap knows no path filters
+            lines += [f"rm -rf {pattern}" for pattern in self.recipe.exclude if "/doc/" not in pattern]
         script.write_text("\n".join([*lines, f"echo {number} >/usr/local/share/benchmark"]) + "\n")
         script.chmod(0o755)
 
@@ -132,15 +136,15 @@ def environment(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def element(recipe: Recipe) -> dict[str, str]:
-    """Return the files of the element with the profile's packages and path filters."""
+def element(recipe: Recipe, *, filtered: bool) -> dict[str, str]:
+    """Return the files of the element with the profile's packages, and with its path filters if asked."""
     target = '"${TARGET_ROOT}"/etc'
     settings = [
         "#!/bin/bash",
         "set -eu",
         f"sudo mkdir -p {target}/dpkg/dpkg.cfg.d {target}/apt/preferences.d",
         f"sudo tee {target}/dpkg/dpkg.cfg.d/slim <<'END'",
-        f"{recipe.path_filters(without=LOCALES)}END",
+        f"{recipe.path_filters(without=LOCALES) if filtered else ''}END",
         f"sudo tee {target}/apt/preferences.d/avoid <<'END'",
         f"{recipe.refusals(without=NEEDED)}END",
     ]

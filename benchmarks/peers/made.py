@@ -46,6 +46,9 @@ class Maker(Protocol):
     def rebuild(self, number: int) -> Made:
         """Build after an edit of a script, with everything cached that can be."""
 
+    def filtered(self) -> Made:
+        """Build once more, and leave out every path that the profile leaves out."""
+
 
 def pack(seconds: float, raw: Path, target: Path) -> Made:
     """Pack a raw disk as zstd qcow2 with qemu-img.

@@ -1,8 +1,9 @@
 """The image as mkosi makes it.
 
-What is set and why: the packages and path filters of the profile; grub with the signed shim, as both kinds of firmware
-are wanted and the profile has grub; the distribution's own initramfs, made in the step that the incremental mode
-caches, as mkosi's own way (an image of systemd as initramfs, from packages) takes longer and is larger.
+What is set and why: the packages of the profile, and its own switch against documentation; grub with the signed shim,
+as both kinds of firmware are wanted and the profile has grub; the distribution's own initramfs, made in the step that
+the incremental mode caches, as mkosi's own way (an image of systemd as initramfs, from packages) takes longer and is
+larger.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ class Mkosi:
         self._write_script(number)
         return self._build("--cache-only=always", "--incremental=yes", "--force")
 
+    def filtered(self) -> Made:
+        """Build with nothing cached but packages and indexes, and leave out what the profile leaves out."""
+        self._write(filters=self.recipe.path_filters())
+        return self.cold()
+
     def _build(self, *words: str) -> Made:
         sample = self._run(*words)
         return pack(sample.seconds, self.root / "out/node.raw", self.root / "out/node.qcow2")
@@ -83,7 +89,7 @@ class Mkosi:
     def _run(self, *words: str) -> Sample:
         return self.system.run(self.root, ["mkosi", "--directory", f"{INSIDE}/project", *words, "build"])
 
-    def _write(self) -> None:
+    def _write(self, filters: str = "") -> None:
         project, sandbox = self.root / "project", self.root / "sandbox/etc"
         for path in (project, sandbox):
             shutil.rmtree(path, ignore_errors=True)
@@ -94,7 +100,7 @@ class Mkosi:
             project / "mkosi.prepare.chroot": PREPARE,
             sandbox / "apt/sources.list.d/mkosi.sources": self.recipe.source_list(),
             sandbox / "apt/preferences.d/avoid": self.recipe.refusals(),
-            sandbox / "dpkg/dpkg.cfg.d/slim": self.recipe.path_filters(),
+            sandbox / "dpkg/dpkg.cfg.d/slim": filters,
         } | {project / "mkosi.repart" / name: text for name, text in partitions().items()}
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 
 COLD, REBUILD, SIZE, BOOT = "cold build", "rebuild", "image", "boot"
+FILTERED = "image, where the peers leave out what the profile leaves out"
 TARGETS = {COLD: 0.6, REBUILD: 0.1, SIZE: 0.8, BOOT: 0.8}
 PLOTTED = (COLD, REBUILD, SIZE, BOOT)
 MB = 1_000_000
@@ -103,6 +104,10 @@ class Rounds:
         self.add("packages in the image", maker, booted.packages)
         self.add("used on the root file system", maker, booted.used / MB)
 
+    def filtered(self, maker: Maker) -> None:
+        """Measure how large the image is if everybody leaves out the same."""
+        self.add(FILTERED, maker, maker.filtered().image.stat().st_size / MB)
+
     def _image(self, maker: Maker) -> Path:
         return self.scratch / maker.name / "node.qcow2"
 
@@ -117,14 +122,17 @@ class Rounds:
 REMARKS = {
     COLD: "packages and indexes in each maker's own cache, nothing else",
     REBUILD: "after an edit of one script, each with its best incremental mode",
-    SIZE: "zstd qcow2",
+    SIZE: "zstd qcow2; the same packages, and each maker's own means against what a node does not need",
+    FILTERED: "once: the profile's path filters are given to the peers",
     BOOT: "from power on until sshd sends its banner; BIOS, the lab's machine and cloud-init seed",
 }
 
 
 def unit_of(what: str) -> str:
     """Return the unit of a row."""
-    return {SIZE: "MB", "used on the root file system": "MB", "packages in the image": ""}.get(what, "s")
+    return {SIZE: "MB", FILTERED: "MB", "used on the root file system": "MB", "packages in the image": ""}.get(
+        what, "s"
+    )
 
 
 def _place(item: tuple[str, object]) -> tuple[int, str]:
@@ -179,6 +187,7 @@ def measured(os_name: str, mirror: str | None, count: int, parent: Path) -> Meas
             rounds.turn(COLD, rounds.cold)
             rounds.turn(REBUILD, functools.partial(rounds.rebuild, number=number))
             rounds.turn(BOOT, rounds.boot)
+        rounds.turn(FILTERED, rounds.filtered)
         packages = where.cache / "packages/deb"
         floors = floor.measured(wanted, packages, next(where.results.glob("*/*.qcow2")), _empty(where.root / "floor"))
         own = (*own_numbers(ours), *scenarios.unchanged(os_name, mirror, count, where.root / "output")[:1])

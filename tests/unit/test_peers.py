@@ -153,6 +153,10 @@ class Fake:
     def rebuild(self, number: int) -> Made:
         return Made(float(number), self.image)
 
+    def filtered(self) -> Made:
+        self.image.write_bytes(b"x" * 500)
+        return Made(2.0, self.image)
+
 
 def test_a_peer_that_fails_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     makers = [Fake("node-images", tmp_path), Fake("good", tmp_path), Fake("bad", tmp_path, fails=True)]
@@ -164,9 +168,12 @@ def test_a_peer_that_fails_is_reported_and_the_rest_goes_on(tmp_path: Path) -> N
     assert done.failures == {"bad": "its caches are filled: no loop devices at (an address)"}
     assert done.samples[rounds.COLD] == {"node-images": (2.0,), "good": (2.0,)}
     assert done.samples[rounds.REBUILD]["good"] == (1.0, 2.0)
+    done.turn(rounds.FILTERED, done.filtered)
     assert done.samples[rounds.SIZE]["good"] == (0.001, 0.001)
-    assert [row.title for row in done.rows()] == ["cold build", "rebuild", "image", "cold build: of these, qemu-img"]
-    assert [row.target for row in done.rows()] == [0.6, 0.1, 0.8, None]
+    assert done.samples[rounds.FILTERED]["good"] == (0.0005,)
+    titles = ["cold build", "rebuild", "image", "cold build: of these, qemu-img", rounds.FILTERED]
+    assert [row.title for row in done.rows()] == titles
+    assert [row.target for row in done.rows()] == [0.6, 0.1, 0.8, None, None]
 
 
 def test_our_own_failure_is_not_hidden(tmp_path: Path) -> None:
@@ -200,8 +207,10 @@ def test_mkosi_is_asked_for_the_profiles_packages() -> None:
 
 
 def test_diskimage_builder_is_asked_for_the_profiles_packages() -> None:
-    files = dib.element(RECIPE)
+    files = dib.element(RECIPE, filtered=False)
     assert files["package-installs.yaml"] == "openssh-server:\npodman:\n"
+    assert "path-exclude" not in files["root.d/10-node"]
+    assert "path-exclude=/usr/share/man/*\n" in dib.element(RECIPE, filtered=True)["root.d/10-node"]
     assert "Package: usrmerge\n" in files["root.d/10-node"]  # gnupg is installed by its own element
     checked = subprocess.run(["bash", "-n"], input=files["root.d/10-node"], text=True, check=False)
     assert checked.returncode == 0
