@@ -62,7 +62,8 @@ def as_markdown(report: PeersReport) -> str:
         "# Beside peers",
         f"Measured {report.date} by `{report.command}`; nothing below is asserted by a test. {versions}.",
         "Everybody makes the same image: Debian 12 for amd64 with the packages of `osprofiles/debian.yaml`,"
-        " a disk of 4 GiB, packed as zstd qcow2, that boots and takes the lab's seed of cloud-init. What is configured besides is each maker's own: ours has our overlays, the peers' the services"
+        " a disk of 4 GiB, packed as zstd qcow2, that boots and takes the lab's seed of cloud-init."
+        " What is configured besides is each maker's own: ours has our overlays, the peers' the services"
         " that a node cannot be reached without. So size and boot compare whole images, not programs alone. The runs"
         " alternate. A ratio is our median by that of the better peer.",
         rows_table(report),
