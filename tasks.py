@@ -207,6 +207,7 @@ def lock(
         "mirror": "package archive to use in place of the profiles' own",
         "j": "how many at a time (default: as many as processors, memory and disk allow)",
         "only-missing": "leave out what has an image",
+        "locked": "install exactly what the lock of each image names, see ./invoke lock",
         "dry-run": "print which images would be built and stop",
         "scheduler": "build on the servers of this farm: tls://HOST:8786; see docs/scaling.md",
         "artifacts": "where servers put images: a directory that all of them share, or oci://REGISTRY/REPOSITORY "
@@ -226,6 +227,7 @@ def matrix(
     mirror: str = "",
     j: int = 0,
     only_missing: bool = False,
+    locked: bool = False,
     dry_run: bool = False,
     scheduler: str = "",
     artifacts: str = "",
@@ -253,7 +255,7 @@ def matrix(
     if scheduler:
         store = many.check_artifacts(artifacts) if artifacts else None
         farm = many.Farm(_access(scheduler, ca, cert, key), store, emulation=allow_emulation, patience=patience)
-    report = many.build(cells, workshop, jobs=j, only_missing=only_missing, farm=farm)
+    report = many.build(cells, workshop, jobs=j, only_missing=only_missing, locked=locked, farm=farm)
     many.print_report(report, BUILD)
     if report.exit_code:
         raise SystemExit(report.exit_code)

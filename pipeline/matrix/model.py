@@ -57,6 +57,7 @@ class Order(BaseModel):
         release: the release's name.
         arch: the architecture.
         workshop: where everything is.
+        locked: install exactly what the cell's lock names.
         version: of the project, which the one who builds must have; None if that is us anyway.
         epoch: SOURCE_DATE_EPOCH of the one who ordered it from a build server.
         artifacts: where the image goes afterwards: a directory, or ``oci://REGISTRY/REPOSITORY``; None if it stays.
@@ -70,6 +71,7 @@ class Order(BaseModel):
     release: str
     arch: Architecture
     workshop: Workshop
+    locked: bool = False
     version: str | None = None
     epoch: str | None = None
     artifacts: str | None = None

@@ -24,7 +24,13 @@ REPORT = "matrix.json"
 
 
 def build(
-    cells: Sequence[Cell], workshop: Workshop, *, jobs: int = 0, only_missing: bool = False, farm: Farm | None = None
+    cells: Sequence[Cell],
+    workshop: Workshop,
+    *,
+    jobs: int = 0,
+    only_missing: bool = False,
+    locked: bool = False,
+    farm: Farm | None = None,
 ) -> Report:
     """Build cells, many at a time, here or on a farm; the report is also written to ``matrix.json``.
 
@@ -33,6 +39,7 @@ def build(
         workshop: where everything is.
         jobs: how many at a time; 0 for as many as this machine can.
         only_missing: leave out those that have an image.
+        locked: install exactly what each cell's lock names.
         farm: the servers that build; None for this machine.
 
     Raises:
@@ -48,7 +55,10 @@ def build(
         raise InputError("-j does not go with --scheduler", hint="each server has its own: ./invoke worker -j")
     started = datetime.datetime.now(datetime.UTC)
     _prepare(workshop.build_dir)
-    orders = [Order(os=one.profile.name, release=one.release, arch=one.arch, workshop=workshop) for one in cells]
+    orders = [
+        Order(os=one.profile.name, release=one.release, arch=one.arch, workshop=workshop, locked=locked)
+        for one in cells
+    ]
     results = _present(orders, farm) if only_missing else {}
     waiting = [order for order in orders if order.name not in results]
     build_all = _on(farm) if farm is not None else _here(jobs or _jobs(len(waiting), workshop.build_dir))

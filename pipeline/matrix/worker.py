@@ -95,7 +95,11 @@ def _build(order: Order) -> tuple[str, image.Built]:
             hint=f"{order.server} has changed since its './invoke worker' was started: start that again",
         )
     found = profile.find(order.os, where.profiles)
-    plan = image.resolve(found, order.release, order.arch, overlays=where.overlays, mirror=where.mirror)
+    path = image.lock_path(where.profiles, order.os, order.release, order.arch)
+    plan = image.resolve(
+        found, order.release, order.arch, overlays=where.overlays, mirror=where.mirror,
+        lock=image.read_lock(path) if order.locked else None,
+    )  # fmt: skip
     return plan.key, image.build(plan, where.build_dir)
 
 

@@ -63,6 +63,14 @@ def test_a_lock_has_what_a_build_installs(locked: Project, primed: Primed) -> No
     assert all("/pool/" in package.origin for package in found.packages)
 
 
+def test_a_matrix_builds_from_locks(locked: Project, primed: Primed) -> None:
+    status, out, _ = locked.invoke("matrix", "--os", "tiny", "--arch", Architecture.host().value, "--locked")
+    assert (status, "1 up to date" in out) == (0, True), "the lock's image is there already"
+    status, out, _ = primed.project.invoke("matrix", "--os", "tiny", "--arch", Architecture.host().value, "--locked")
+    assert status == InputError.exit_code
+    assert "./invoke lock" in out
+
+
 def test_a_locked_build_makes_the_same_tree(locked: Project, primed: Primed) -> None:
     assert base_digest(locked) == base_digest(primed.project)
     # What follows from the tree is found by what that is, not by what it came from.
