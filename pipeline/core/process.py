@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import contextvars
 import errno
 import os
 import select
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,6 @@ NETWORK_VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
-
-_is_unsynced: contextvars.ContextVar[bool] = contextvars.ContextVar("is_unsynced", default=False)
 
 
 @dataclass(frozen=True)
@@ -85,19 +83,6 @@ def require(tool: str, *, hint: str) -> str:
     return found
 
 
-@contextlib.contextmanager
-def without_sync() -> Iterator[None]:
-    """Let programs that :func:`run` starts not wait for the disk while the context lasts; only root can.
-
-    For what is made anew after a power cut: measured for a Debian tree, mke2fs waits 0.4 s of 1.5 s.
-    """
-    token = _is_unsynced.set(True)
-    try:
-        yield
-    finally:
-        _is_unsynced.reset(token)
-
-
 def run(
     argv: Sequence[Argument],
     *,
@@ -107,6 +92,7 @@ def run(
     capture: bool = False,
     check: bool = True,
     network: bool = False,
+    sync: bool = True,
     what: str = "",
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
@@ -120,6 +106,7 @@ def run(
         capture: return its standard output instead of logging it; standard error is logged all the same.
         check: raise if it fails.
         network: pass on proxy and certificate settings.
+        sync: let it wait for the disk; without it (only root can) what it wrote may be gone after a power cut.
         what: what the program does for the user, for the error message.
         on_line: called with every line of output that is logged, after it is logged.
 
@@ -131,7 +118,8 @@ def run(
     words = tuple(str(word) for word in argv)
     progress.log(f"$ {_pasted(words)}")
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-    with usage.noted(words) as facts, _started(words, env, cwd, network, stdin is not None, capture) as child:
+    begun = words if sync else (sys.executable, "-I", "-S", unsynced.__file__, *words)
+    with usage.noted(words) as facts, _started(begun, env, cwd, network, stdin is not None, capture) as child:
         stdout = _pump(child, stdin, capture, tail, on_line)
         status = usage.reap(child, facts)
     if check and status != 0:
@@ -311,7 +299,6 @@ def _started(
             stderr=subprocess.PIPE if capture else subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            preexec_fn=unsynced.install if _is_unsynced.get() else None,  # noqa: PLW1509  no other thread of ours forks
         )
     except OSError as error:
         raise _cannot_start(words, error) from error

@@ -1,5 +1,8 @@
 """Programs that do not wait for the disk: what they write is thrown away if the machine goes down, so why should they.
 
+This file is a program of its own, ``unsynced.py PROGRAM ARGUMENT...``, which becomes the one that it is given. (Between
+a fork and an exec of ours, Python code could wait for a lock that a thread held, or be interrupted unseen.)
+
 A seccomp filter answers fsync(2) and its like with success. It is inherited by everything that a program starts, in
 chroots and under emulation too, and needs no library there, as an LD_PRELOAD would. Sources: seccomp(2),
 ``linux/filter.h``, ``linux/audit.h``; the numbers are those of ``asm/unistd.h``.
@@ -8,8 +11,10 @@ chroots and under emulation too, and needs no library there, as an LD_PRELOAD wo
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import struct
+import sys
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 RETURN_ALLOW, RETURN_SUCCESS = 0x7FFF0000, 0x00050000  # the second is SECCOMP_RET_ERRNO with an errno of 0
@@ -44,14 +49,20 @@ def _filter(machine: str) -> bytes:
     return code + _instruction(RETURN, RETURN_ALLOW) + _instruction(RETURN, RETURN_SUCCESS)
 
 
-_code = _filter(platform.machine()) if platform.machine() in CALLS else b""
-
-
 def install() -> None:
-    """Have this process and all it will start never wait for the disk; to be called by root, between fork and exec.
+    """Have this process and all it will start never wait for the disk; only root can.
 
     Where the kernel has no such filter, everything is as it was.
     """
-    if _code:
-        program = _Program(len(_code) // 8, _code)
+    if platform.machine() in CALLS:
+        code = _filter(platform.machine())
+        program = _Program(len(code) // 8, code)
         _libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+if __name__ == "__main__":
+    install()
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606  our caller is pipeline.core.process
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]}: {error.strerror}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import namespace, parallel, process, progress, publish
+from pipeline.core import namespace, parallel, progress, publish
 from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError, NetworkError
@@ -82,7 +82,6 @@ def up_to_date(plan: Plan, directory: Path) -> Built | None:
 def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated: bool) -> tuple[StepTime, ...]:
     with (
         progress.session(log) as session,
-        process.without_sync(),
         Cache(cache_root()) as cache,
         cache.workspace() as workspace,
     ):

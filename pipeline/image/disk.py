@@ -241,7 +241,7 @@ def _write_root(raw: Path, root: Path, disk: Disk, layout: Layout, epoch: int, w
     words += [raw, f"{part.size // 1024}k"]
     env = {"MKE2FS_CONFIG": str(config), "SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
     try:
-        process.run(words, env=env, what="making the root file system")
+        process.run(words, env=env, sync=False, what="making the root file system")
     except ToolError as error:
         if "Could not allocate" not in error.message:  # an inode or a block
             raise

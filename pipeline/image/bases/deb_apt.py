@@ -124,7 +124,7 @@ def run(words: Sequence[process.Argument], settings: Mapping[str, str], *, what:
 
     env = NEVER_ASK | dict(settings)
     try:
-        return process.run(words, env=env, network=True, what=what, on_line=note, capture=capture).stdout
+        return process.run(words, env=env, network=True, sync=False, what=what, on_line=note, capture=capture).stdout
     except ToolError as error:
         for pattern, kind, hint in TROUBLES:
             if found := [line for line in complaints if pattern.search(line)]:
