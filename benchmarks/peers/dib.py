@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.measure import Sample
 from benchmarks.peers.made import Made
 from benchmarks.peers.recipe import DISK_GB, SERVICES, Recipe
-from benchmarks.peers.system import INSIDE, System
+from benchmarks.peers.system import INSIDE, Peer
 from pipeline.core import process
 
 NAME = "diskimage-builder"
@@ -29,23 +29,11 @@ NEEDED = ("gnupg",)  # its own Debian element installs gnupg2
 
 
 @dataclass(frozen=True)
-class Dib:
-    """diskimage-builder and its directory.
+class Dib(Peer):
+    """diskimage-builder and its directory."""
 
-    Attributes:
-        system: what it runs on.
-        recipe: what it makes.
-        root: its own directory.
-    """
-
-    system: System
-    recipe: Recipe
-    root: Path
     name: str = NAME
-
-    def version(self) -> str:
-        """Return its version."""
-        return self.system.version("python3-diskimage-builder")
+    package = "python3-diskimage-builder"
 
     def prepare(self) -> None:
         """Fill its caches: packages, and the tarball of a bootstrapped system.

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.measure import Sample
 from benchmarks.peers.made import Made, pack
 from benchmarks.peers.recipe import DISK_GB, SERVICES, Recipe
-from benchmarks.peers.system import INSIDE, System
+from benchmarks.peers.system import INSIDE, Peer
 
 NAME = "mkosi"
 ESP_MB = 256
@@ -35,23 +34,11 @@ mv /usr/lib/modules/initrd.img "${ARTIFACTDIR}/io.mkosi.initrd/"
 
 
 @dataclass(frozen=True)
-class Mkosi:
-    """mkosi and its directory.
+class Mkosi(Peer):
+    """mkosi and its directory."""
 
-    Attributes:
-        system: what it runs on.
-        recipe: what it makes.
-        root: its own directory.
-    """
-
-    system: System
-    recipe: Recipe
-    root: Path
     name: str = NAME
-
-    def version(self) -> str:
-        """Return its version."""
-        return self.system.version("mkosi")
+    package = "mkosi"
 
     def prepare(self) -> None:
         """Fill its package cache and the cache of its incremental mode, from today's archive.

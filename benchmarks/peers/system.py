@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from benchmarks import measure
 from benchmarks.measure import Sample
@@ -107,6 +108,27 @@ class System:
         with loops_removed():
             command = self.command(directory, words, env=env or {}, binds=binds)
             return measure.run(command, output=directory / "output")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer and its directory.
+
+    Attributes:
+        system: what it runs on.
+        recipe: what it makes.
+        root: its own directory.
+        package: that of the system that it is.
+    """
+
+    system: System
+    recipe: Recipe
+    root: Path
+    package: ClassVar[str]
+
+    def version(self) -> str:
+        """Return its version."""
+        return self.system.version(self.package)
 
 
 def obtain(recipe: Recipe) -> System:

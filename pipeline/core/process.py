@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.core import events, progress, unsynced, usage
+from pipeline.core import events, progress, usage
 from pipeline.core.errors import DependencyError, StorageError, ToolError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Argument = str | Path
 
+UNSYNCED = Path(__file__).with_name("unsynced.py")
 TAIL_LINES = 15
 LONGEST_LINE = 4096  # bytes of a line that is kept
 ANNOUNCEMENT = "I: "  # how mmdebstrap says what it begins with
@@ -118,7 +119,7 @@ def run(
     words = tuple(str(word) for word in argv)
     progress.log(f"$ {_pasted(words)}")
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-    begun = words if sync else (sys.executable, "-I", "-S", unsynced.__file__, *words)
+    begun = words if sync else (sys.executable, "-I", "-S", str(UNSYNCED), *words)
     with usage.noted(words) as facts, _started(begun, env, cwd, network, stdin is not None, capture) as child:
         stdout = _pump(child, stdin, capture, tail, on_line)
         status = usage.reap(child, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +155,7 @@ def _programs(plan: Plan, cache: Cache, workspace: Path) -> Path | None:
         return None
 
     def make(target: Path) -> None:
-        scratch = workspace / "native"
-        scratch.mkdir()
+        scratch = Path(tempfile.mkdtemp(dir=workspace))  # the other step may have tried, and failed
         native.make(base, host, plan.sources, target, workspace=scratch, package_cache=_package_cache("deb"))
 
     inputs: dict[str, Json] = {

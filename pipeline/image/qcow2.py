@@ -9,6 +9,7 @@ which QEMU 5.1 and later read. How the file is laid out::
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class _Layout:
     Attributes:
         end: bytes of the file so far.
         entries: L2 entry of each guest cluster that is not all zeros.
-        references: how many entries point into each cluster of the file, for those that are not 1.
+        references: how many compressed clusters lie in each cluster of the file; any other is pointed at once.
     """
 
     end: int = FIRST_DATA
@@ -82,14 +83,14 @@ def write(raw: Path, target: Path) -> None:
     """
     import zstandard  # here, as nearly every command imports this module
 
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    zstd = zstandard.ZstdCompressor(level=LEVEL)
     threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
     layout, plain = _Layout(), []
     with raw.open("rb", buffering=0) as disk, target.open("wb") as image:
         size = os.fstat(disk.fileno()).st_size
         image.seek(layout.end)
         for numbers, clusters in _batches(disk.fileno(), size):
-            packed = compressor.multi_compress_to_buffer(clusters, threads=threads)
+            packed = zstd.multi_compress_to_buffer(clusters, threads=threads)
             for index, number in enumerate(numbers):
                 frame = packed[index].tobytes()
                 if len(frame) >= CLUSTER:
@@ -126,8 +127,10 @@ def _allocated(disk: int, size: int) -> Iterator[int]:
     while done * CLUSTER < size:
         try:
             start = os.lseek(disk, done * CLUSTER, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole follows
-            return
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # nothing but a hole follows
         end = os.lseek(disk, start, os.SEEK_HOLE)
         first, done = max(done, start // CLUSTER), -(-end // CLUSTER)
         yield from range(first, done)

@@ -170,7 +170,7 @@ def _install(
         "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
         "OFFER": str(HOOKS / "offer.sh"),
         "TREE": str(root),
-        "NATIVE": str(_native_list(workspace, programs) or ""),
+        "NATIVE": _native_list(workspace, programs),
         "SCRATCH": str(workspace),
         "TMPDIR": str(workspace),
     }
@@ -178,13 +178,13 @@ def _install(
     return installed_packages(root, package_cache)
 
 
-def _native_list(workspace: Path, programs: Path | None) -> Path | None:
-    """Write down for dpkg-split.sh what is shown where."""
+def _native_list(workspace: Path, programs: Path | None) -> str:
+    """Write down for dpkg-split.sh what is shown where, and return the file; empty for nothing."""
     if programs is None:
-        return None
+        return ""
     listed = workspace / "native"
     listed.write_text("".join(f"{path}\t{place}\n" for path, place in native.binds(programs, Architecture.host())))
-    return listed
+    return str(listed)
 
 
 def _command(

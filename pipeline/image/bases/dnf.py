@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import process, progress
+from pipeline.core import process
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import (
     DependencyError,
@@ -26,7 +26,7 @@ from pipeline.core.errors import (
     ToolError,
     VerificationError,
 )
-from pipeline.image.bases import downloads, kernels
+from pipeline.image.bases import downloads
 from pipeline.image.bases.repositories import INDEX, Repository
 from pipeline.profile import RpmBase
 
@@ -121,7 +121,7 @@ class Dnf:
             packages: their names.
             options: of dnf.
             download: fetch all of them, and check their signatures.
-            binds: as of :meth:`install`.
+            binds: (path on this machine, path in the tree), shown writable.
 
         Returns:
             What would be installed.
@@ -135,7 +135,7 @@ class Dnf:
         listing.unlink(missing_ok=True)
         more = ["--setopt=plugins=1", f"--setopt=pluginpath={plugins}", "--downloadonly" if download else "--assumeno"]
         try:
-            self.install(packages, *options, *more, binds=binds, env={"CHOSEN_PACKAGES": str(listing)})
+            self._resolve(packages, *options, *more, binds=binds, env={"CHOSEN_PACKAGES": str(listing)})
         except ToolError:
             if download or not listing.exists():  # that nothing was installed counts as a failure
                 raise
@@ -152,7 +152,7 @@ class Dnf:
         inside = self.root / IN_TREE / "cache"
         return self.cache / file.relative_to(inside) if file.is_relative_to(inside) else file
 
-    def install(
+    def _resolve(
         self,
         packages: Sequence[str],
         *options: str,
@@ -160,7 +160,7 @@ class Dnf:
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
-        """Install packages, with devices and /proc in the tree, which scriptlets need.
+        """Run a transaction that an option ends before anything is installed.
 
         Args:
             packages: their names.
@@ -178,12 +178,10 @@ class Dnf:
             lines.append(line)
             if on_line is not None:
                 on_line(line)
-            if "scriptlet failed" in line:  # dnf goes on, and exits with 0
-                progress.note(line.strip())
 
         words: list[process.Argument] = ["dnf", f"--config={self.config}", f"--installroot={self.root}"]
         words += [f"--forcearch={self.arch.rpm}", f"--releasever={self.base.releasever}", *options, "install"]
-        environment = {"HOME": str(self.home), **kernels.BYPASS, **(env or {})}
+        environment = {"HOME": str(self.home), **(env or {})}
         sandbox = sandboxed(self.root, [(self.cache, f"{IN_TREE}/cache"), *binds])
         try:
             with self._alone():
@@ -218,7 +216,7 @@ class Dnf:
         """
         lines: list[str] = []
         with contextlib.suppress(ToolError):  # that nothing was installed counts as a failure
-            self.install(packages, "--assumeno", on_line=lines.append)
+            self._resolve(packages, "--assumeno", on_line=lines.append)
         said = [line.strip() for line in lines if re.match(r"Install +\d|(Total d|D)ownload size|Installed size", line)]
         if not said:
             raise ToolError("dnf resolved nothing", hint="see the log")

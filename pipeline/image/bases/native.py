@@ -42,7 +42,7 @@ OWN_LOADER = {  # as programs of Debian name it
     Architecture.AMD64: "/lib64/ld-linux-x86-64.so.2",
     Architecture.ARM64: "/lib/ld-linux-aarch64.so.1",
 }
-LOADER = "/run/native-ld.so"  # no longer than any of these
+LOADER = "/run/native-ld.so"  # no longer than any of these; a sandbox has a /run of its own
 
 
 def make(
@@ -120,15 +120,9 @@ def shown(programs: Path | None, root: Path, arch: Architecture) -> Iterator[lis
     above = tree.inside(root, str(Path(_libraries(arch)).parent))
     before = above.stat()
     yield [(source, place) for source, place in binds(programs, arch) if _is_place(root, place)]
-    remove(root, arch)
-    os.utime(above, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def remove(root: Path, arch: Architecture) -> None:
-    """Remove the places in a tree where something was shown that the tree does not have itself."""
     with contextlib.suppress(FileNotFoundError):
         tree.inside(root, _libraries(arch)).rmdir()
-    tree.inside(root, LOADER).unlink(missing_ok=True)
+    os.utime(above, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _is_place(root: Path, path: str) -> bool:

@@ -24,7 +24,7 @@ show() {
   done <"${NATIVE}"
 }
 
-# make_places: makes what the tree has no place for: a directory of libraries, and a loader.
+# make_places: makes what the tree has no place for: a directory of libraries, and a loader; adds them to "made".
 make_places() {
   local source place
   while IFS=$'\t' read -r source place; do
@@ -32,18 +32,10 @@ make_places() {
       mkdir "${TREE}${place}"
     elif [[ ${place} == /run/* ]]; then
       touch "${TREE}${place}"
+    else
+      continue
     fi
-  done <"${NATIVE}"
-}
-
-remove_places() {
-  local source place
-  while IFS=$'\t' read -r source place; do
-    if [[ -d ${source} ]]; then
-      rmdir "${TREE}${place}"
-    elif [[ ${place} == /run/* ]]; then
-      rm "${TREE}${place}"
-    fi
+    made+=("${TREE}${place}")
   done <"${NATIVE}"
 }
 
@@ -58,7 +50,7 @@ in_tree() {
 
 # natively DPKG-ARGUMENT...: configures with this machine's programs; the tree does not show that they were there.
 natively() {
-  local parents=("${TREE}/usr/lib" "${TREE}/run") before between after index status=0
+  local parents=("${TREE}/usr/lib" "${TREE}/run") made=() before between after index status=0
   mapfile -t before < <(times)
   make_places
   mapfile -t between < <(times)
@@ -66,7 +58,7 @@ natively() {
   # shellcheck disable=SC2016  # it is for the inner shell
   unshare --mount bash -Eeuo pipefail -c 'show; in_tree "$@"' in_tree "$@" || status=$?
   mapfile -t after < <(times)
-  remove_places
+  rm --dir "${made[@]}"
   for index in "${!parents[@]}"; do
     if [[ ${after[index]} == "${between[index]}" ]]; then
       touch --date="@${before[index]}" "${parents[index]}"
