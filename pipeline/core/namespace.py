@@ -9,13 +9,16 @@ Sources: unshare(2), pid_namespaces(7), user_namespaces(7), newuidmap(1), prctl(
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import pickle
 import pwd
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +36,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
 PR_SET_PDEATHSIG = 1
+BUSY_SECONDS = 10
 NEEDED_IDS = 65535  # ids 1 to 65535: every id a distribution's packages may use, and nobody
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -192,8 +196,14 @@ def _work(function: Callable[[], T], result: int) -> NoReturn:
 
 
 def _interrupt_once(*_: object) -> NoReturn:
-    """Raise KeyboardInterrupt for the first SIGINT; a second one must not cut the clean-up short."""
+    """End whatever runs in the namespace and raise KeyboardInterrupt, at the first SIGINT only.
+
+    A second one must not cut the clean-up short. The programs are ended here, as the signal may come when one has been
+    started and whoever started it does not know of it yet: nobody else would end it, and trees would stay in use.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ProcessLookupError):  # none runs
+        os.kill(-1, signal.SIGKILL)  # from the first process of a namespace: all others in it (kill(2))
     raise KeyboardInterrupt
 
 
@@ -279,9 +289,19 @@ def is_initial_user() -> bool:
 
 
 def unmount(target: Path) -> None:
-    """Unmount what is mounted on a directory, as umount(2) does."""
-    if _libc.umount2(os.fsencode(target), 0) != 0:
-        raise DependencyError(f"cannot unmount {target}: {os.strerror(ctypes.get_errno())}")
+    """Unmount what is mounted on a directory, as umount(2) does.
+
+    A program that was just killed keeps it busy for a moment longer: its end is waited for.
+
+    Raises:
+        DependencyError: the kernel refuses, or it is in use for longer than that.
+    """
+    last = time.monotonic() + BUSY_SECONDS
+    while _libc.umount2(os.fsencode(target), 0) != 0:
+        reason = ctypes.get_errno()
+        if reason != errno.EBUSY or time.monotonic() > last:
+            raise DependencyError(f"cannot unmount {target}: {os.strerror(reason)}")
+        time.sleep(0.02)
 
 
 def in_tree(

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -181,9 +182,23 @@ def test_unmount_says_why_it_cannot(tmp_path: Path) -> None:
         namespace.run_private(lambda: namespace.unmount(tmp_path))
 
 
+def test_unmount_waits_for_the_end_of_a_program_that_was_killed(tmp_path: Path) -> None:
+    def use() -> float:
+        namespace.mount("tmpfs", tmp_path, kind="tmpfs")
+        user = subprocess.Popen(["sleep", "1"], cwd=tmp_path)
+        begun = time.monotonic()
+        namespace.unmount(tmp_path)
+        waited = time.monotonic() - begun
+        user.wait()
+        return waited
+
+    assert namespace.run_private(use) > 0.5
+
+
 # --- the end ---------------------------------------------------------------------------------------------------------
 
-# Each starts a program, one that outlives its parent, and one in a session of its own; then it says so and waits.
+# Each starts programs: one that outlives its parent, one in a session of its own, and one that uses what is to be
+# unmounted and that nobody knows of, as if the signal came right after its start; then it says so and waits.
 BUSY = """
     import subprocess, sys, time
     from pathlib import Path
@@ -193,8 +208,10 @@ BUSY = """
             subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000 & exit"])
             subprocess.Popen(["setsid", "sleep", "1000"])
             namespace.mount("tmpfs", Path("/mnt"), kind="tmpfs")
+            subprocess.Popen(["sleep", "1000"], cwd="/mnt")
             process.run(["sh", "-c", "echo ready; sleep 1000"], on_line=lambda line: print(line, flush=True))
         finally:
+            namespace.unmount(Path("/mnt"))
             print("cleaned up", flush=True)
 """
 RUN_AND_SAY = """
@@ -233,7 +250,7 @@ def busy(begin: Callable[[str], subprocess.Popen[str]]) -> Busy:
         assert caller.stdout is not None
         assert caller.stdout.readline() == "ready\n", caller.communicate()[1]
         below = processes.descendants(caller.pid)
-        while [item.name for item in below].count("sleep") < 4:
+        while [item.name for item in below].count("sleep") < 5:
             assert caller.poll() is None
             below = processes.descendants(caller.pid)
         return caller, below
