@@ -256,6 +256,8 @@ def mount(source: str | None, target: Path, *, kind: str | None = None, flags: i
 def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path, work: Path) -> None:
     """Mount directories as one writable tree with overlayfs.
 
+    What is written is not synced: after a power cut it may be gone. Source: the kernel's ``overlayfs.rst``.
+
     Args:
         lower: read-only layers, the topmost first.
         target: existing directory on which the merged tree appears.
@@ -269,8 +271,11 @@ def mount_layers(lower: Sequence[Path], target: Path, *, upper: Path, work: Path
     options += [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"]
     if not is_initial_user():
         options.append("userxattr")
+    # Else unmounting waits until the whole file system below is on its disk, whoever has written to it.
+    with contextlib.suppress(DependencyError):  # Linux before 5.10 does not know the option
+        return mount("overlay", target, kind="overlay", options=",".join([*options, "volatile"]))
     try:
-        mount("overlay", target, kind="overlay", options=",".join(options))
+        return mount("overlay", target, kind="overlay", options=",".join(options))
     except DependencyError as error:
         raise DependencyError(
             error.message,

@@ -262,7 +262,7 @@ def _set_inode_times(device: str, epoch: int, workspace: Path) -> None:
     words = ["debugfs", "-w", "-f", str(commands), device]
     env = {"E2FSPROGS_FAKE_TIME": str(epoch)}
     # Captured, so that its echo of every command is not logged.
-    done = process.run(words, env=env, capture=True, what="setting the times of the root file system")
+    done = process.run(words, env=env, sync=False, capture=True, what="setting the times of the root file system")
     complaints = [line for line in done.tail if not line.startswith("debugfs ")]  # it exits with 0 whatever happens
     if complaints:
         raise ToolError(f"setting the times of the root file system: {complaints[0]}", hint="see the log of this step")
@@ -270,7 +270,7 @@ def _set_inode_times(device: str, epoch: int, workspace: Path) -> None:
 
 def _used_inodes(device: str) -> Iterator[int]:
     words = ["dumpe2fs", device]
-    shown = process.run(words, capture=True, what="reading the root file system").stdout
+    shown = process.run(words, sync=False, capture=True, what="reading the root file system").stdout
     count, first = (int(_after(shown, name)) for name in ("Inode count:", "First inode:"))
     ranges = [
         piece.split("-") for line in re.findall(r"^  Free inodes: (.+)$", shown, re.M) for piece in line.split(", ")

@@ -19,12 +19,14 @@ from pipeline.core import download, process, progress
 from pipeline.core.arch import Architecture
 from pipeline.core.errors import DependencyError, NetworkError, VerificationError
 from pipeline.image import tree
-from pipeline.image.bases import deb_apt, deb_lock, downloads, native
+from pipeline.image.bases import deb_apt, deb_lock, downloads, native, plain
 from pipeline.image.bases.locked import LockedPackage
 from pipeline.image.bases.sources import Source
 from pipeline.profile import DebBase
 
 HOOKS = Path(__file__).parent / "deb"
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh"
+OFFERED = "I: downloading packages with apt..."  # what mmdebstrap says next after offer.sh has run
 TOOLS = ("mmdebstrap", "apt-get", "dpkg", "dpkg-deb", "dpkg-query", "gpg")
 # What scripts of packages make at random, for each machine to have its own: the same packages, the same tree.
 RANDOM = ("etc/ssh/ssh_host_*", "var/lib/dbus/machine-id")
@@ -132,12 +134,11 @@ def make(
             # The directory takes the place of /etc/apt/trusted.gpg.d, whose keys would else be trusted besides.
             words = [f"--keyring={keys}", f"--keyring={keys.parent / deb_apt.NO_MORE_KEYS}"]
             words += [f"--aptopt={line}" for line in deb_apt.machine_connection()]
-            words += _filters(base)
             command = _command(arch, target / "tree", words, deb_apt.source_lines(base, sources))
             installed = _install(base, packages, command, target, workspace, package_cache, programs)
         else:
             archive = deb_lock.archive(base, arch, locked, sources, workspace=workspace, package_cache=package_cache)
-            command = _command(arch, target / "tree", _filters(base), [deb_lock.source_line(archive)])
+            command = _command(arch, target / "tree", [], [deb_lock.source_line(archive)])
             installed = _install(base, packages, command, target, workspace, archive, programs)
             _check(installed, locked)
         _prune(package_cache)
@@ -160,7 +161,8 @@ def _install(
     """Run mmdebstrap; returns what is installed then."""
     slim = workspace / "slim"
     slim.write_text(_slim_config(base))
-    root = target / "tree"
+    root, decompressed = target / "tree", workspace / "decompressed"
+    decompressed.mkdir()
     settings = {
         "PACKAGES": " ".join(packages),
         "AVOID": " ".join(base.avoid),
@@ -170,11 +172,18 @@ def _install(
         "DPKG_SPLIT": str(HOOKS / "dpkg-split.sh"),
         "OFFER": str(HOOKS / "offer.sh"),
         "TREE": str(root),
+        "DECOMPRESSED": str(decompressed),
         "NATIVE": _native_list(workspace, programs),
         "SCRATCH": str(workspace),
         "TMPDIR": str(workspace),
     }
-    deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree")
+    with plain.ahead(root / "var/cache/apt/archives", decompressed) as begin:
+
+        def follow(line: str) -> None:
+            if line == OFFERED:
+                begin()
+
+        deb_apt.run(command, NO_INITRAMFS | settings, what="making the base tree", on_line=follow)
     return installed_packages(root, package_cache)
 
 
@@ -193,11 +202,11 @@ def _command(
     words: list[process.Argument] = [
         "mmdebstrap", "--mode=root", "--format=directory", "--variant=essential", f"--architectures={arch.deb}",
         "--skip=essential/unlink,cleanup/reproducible", "--dpkgopt=force-unsafe-io",
-        "--aptopt=Acquire::Retries \"3\"", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", *options,
+        "--aptopt=Acquire::Retries \"3\"", f"--setup-hook={MERGED_USR}", *options,
     ]  # fmt: skip
     words += ['--aptopt=APT::Update::Post-Invoke-Success {"set -f; IFS=; $OFFER";}']  # any path is one word then
-    words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--essential-hook={HOOKS / 'install.sh'}"]
-    words += [f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
+    words += [f"--setup-hook={HOOKS / 'setup.sh'}", f"--extract-hook={HOOKS / 'slim.sh'}"]
+    words += [f"--essential-hook={HOOKS / 'install.sh'}", f"--customize-hook={HOOKS / 'collect.sh'}", "", str(root)]
     return [*words, *sources]
 
 
@@ -214,19 +223,11 @@ def _check(installed: Sequence[Package], locked: Sequence[LockedPackage]) -> Non
         )
 
 
-def _filters(base: DebBase) -> list[str]:
-    """Return the filters for mmdebstrap, which extracts the essential packages itself, by these alone."""
-    return [f"--dpkgopt={line}" for line in _filter_lines(base)]
-
-
-def _filter_lines(base: DebBase) -> list[str]:
-    lines = [f"path-exclude={pattern}" for pattern in base.exclude]
-    return lines + [f"path-include={pattern}" for pattern in base.keep]
-
-
 def _slim_config(base: DebBase) -> str:
-    note = "# What is left out of this image stays out when packages are updated."
-    return "\n".join([note, *_filter_lines(base)]) + "\n"
+    lines = ["# What is left out of this image stays out when packages are updated."]
+    lines += [f"path-exclude={pattern}" for pattern in base.exclude]
+    lines += [f"path-include={pattern}" for pattern in base.keep]
+    return "\n".join(lines) + "\n"
 
 
 def installed_packages(root: Path, package_cache: Path | None = None) -> tuple[Package, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core import process
@@ -102,7 +102,14 @@ def _never(package: str) -> str:
     return f"Package: {package}\nPin: release *\nPin-Priority: -1\n\n"
 
 
-def run(words: Sequence[process.Argument], settings: Mapping[str, str], *, what: str, capture: bool = False) -> str:
+def run(
+    words: Sequence[process.Argument],
+    settings: Mapping[str, str],
+    *,
+    what: str,
+    capture: bool = False,
+    on_line: Callable[[str], None] | None = None,
+) -> str:
     """Run a program that runs apt: what apt complains of decides what kind of error it is, and begins its message.
 
     Args:
@@ -110,6 +117,7 @@ def run(words: Sequence[process.Argument], settings: Mapping[str, str], *, what:
         settings: variables of its environment.
         what: what it does for the user.
         capture: return what it prints.
+        on_line: called with every line that is logged.
 
     Raises:
         InputError: packages do not exist, or cannot be installed together; all that do not exist are named.
@@ -121,6 +129,8 @@ def run(words: Sequence[process.Argument], settings: Mapping[str, str], *, what:
     def note(line: str) -> None:
         if line.startswith(("E: ", "W: GPG error")):
             complaints.append(line[3:])
+        if on_line is not None:
+            on_line(line)
 
     env = NEVER_ASK | dict(settings)
     try:

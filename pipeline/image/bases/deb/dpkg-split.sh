@@ -5,38 +5,66 @@
 # to judge while it unpacks (it takes "Architecture: all" for its own architecture); the tree's dpkg checks them when
 # it configures.
 #
-# Where the tree's programs would be emulated, scripts get some of this machine's architecture in their place (see
-# native.py), in a mount namespace that ends with them: while dpkg unpacks, it replaces the files themselves.
+# An archive that has been decompressed meanwhile (see plain.py) takes the place of its original, and is removed then.
 #
-# Arguments: those of dpkg. Environment: TREE, NATIVE (file with a line "source<tab>place in the tree" for each of these
-# programs; empty for none).
+# Arguments: those of dpkg. Environment: TREE, DECOMPRESSED (directory of decompressed archives), NATIVE (file with a
+# line "source<tab>place in the tree" for each program of this machine's architecture that scripts get, see native.py;
+# empty for none).
 set -Eeuo pipefail
 
-: "${TREE?}" "${NATIVE?}"
+: "${TREE?}" "${DECOMPRESSED?}" "${NATIVE?}"
 
-# show: mounts the programs that the tree has itself by now.
-show() {
-  local source place
-  while IFS=$'\t' read -r source place; do
-    if [[ -e ${TREE}${place} && ! -L ${TREE}${place} ]]; then
-      mount --bind "${source}" "${TREE}${place}"
+here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+
+# archives WORD...: adds to "words" what dpkg is told; apt names archives one by one, or a directory of links to them.
+archives() {
+  local word link
+  for word in "$@"; do
+    if [[ -d ${word} ]]; then
+      for link in "${word}"/*.deb; do
+        words+=("$(readlink -e "${link}")")
+      done
+    elif [[ ${word} != --recursive ]]; then
+      words+=("${word}")
     fi
-  done <"${NATIVE}"
+  done
 }
 
-# make_places: makes what the tree has no place for: a directory of libraries, and a loader; adds them to "made".
+unpack() {
+  local words=() used=() index plain status=0
+  archives "$@"
+  for index in "${!words[@]}"; do
+    plain=${DECOMPRESSED}/${words[index]##*/}
+    if [[ -f ${plain} ]]; then
+      words[index]=${plain}
+      used+=("${plain}")
+    fi
+  done
+  echo "archives that have been decompressed meanwhile: ${#used[@]}"
+  dpkg --root="${TREE}" --force-depends --force-unsafe-io "${words[@]}" || status=$?
+  rm -f "${used[@]}"
+  return "${status}"
+}
+
+# make_places: makes what the tree has no place for: a directory of libraries, a loader, and those of configure.sh; adds
+# them to "made".
 make_places() {
   local source place
-  while IFS=$'\t' read -r source place; do
-    if [[ -d ${source} ]]; then
-      mkdir "${TREE}${place}"
-    elif [[ ${place} == /run/* ]]; then
-      touch "${TREE}${place}"
-    else
-      continue
-    fi
-    made+=("${TREE}${place}")
-  done <"${NATIVE}"
+  if [[ -n ${NATIVE} ]]; then
+    while IFS=$'\t' read -r source place; do
+      if [[ -d ${source} ]]; then
+        mkdir "${TREE}${place}"
+      elif [[ ${place} == /run/* ]]; then
+        touch "${TREE}${place}"
+      else
+        continue
+      fi
+      made+=("${TREE}${place}")
+    done <"${NATIVE}"
+  fi
+  touch "${TREE}/run/py3compile"
+  mkfifo "${TREE}/run/py3compile.queue"
+  made+=("${TREE}/run/py3compile" "${TREE}/run/py3compile.queue")
 }
 
 # times: prints when the directories above these places were changed.
@@ -44,19 +72,13 @@ times() {
   stat --format=%.9Y "${parents[@]}"
 }
 
-in_tree() {
-  env --unset=TMPDIR --unset=APT_CONFIG chroot "${TREE}" dpkg --force-unsafe-io "$@"
-}
-
-# natively DPKG-ARGUMENT...: configures with this machine's programs; the tree does not show that they were there.
-natively() {
+# configure DPKG-ARGUMENT...: the tree does not show that something was there.
+configure() {
   local parents=("${TREE}/usr/lib" "${TREE}/run") made=() before between after index status=0
   mapfile -t before < <(times)
   make_places
   mapfile -t between < <(times)
-  export -f show in_tree
-  # shellcheck disable=SC2016  # it is for the inner shell
-  unshare --mount bash -Eeuo pipefail -c 'show; in_tree "$@"' in_tree "$@" || status=$?
+  unshare --mount "${here}/configure.sh" "$@" || status=$?
   mapfile -t after < <(times)
   rm --dir "${made[@]}"
   for index in "${!parents[@]}"; do
@@ -68,12 +90,6 @@ natively() {
 }
 
 case " $* " in
-  *" --unpack "*) exec dpkg --root="${TREE}" --force-depends --force-unsafe-io "$@" ;;
-  *)
-    if [[ -n ${NATIVE} ]]; then
-      natively "$@"
-    else
-      in_tree "$@"
-    fi
-    ;;
+  *" --unpack "*) unpack "$@" ;;
+  *) configure "$@" ;;
 esac

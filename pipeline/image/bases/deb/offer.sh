@@ -23,7 +23,7 @@ indexes() {
 
 # Prints "sha256  archive" for every version of every package in the indexes, as apt names its archives.
 checksums() {
-  indexes | awk '
+  indexes | LC_ALL=C grep -E '^(Package|Version|Architecture|SHA256): ' | LC_ALL=C awk '
     $1 == "Package:" { package = $2 }
     $1 == "Version:" { version = $2; gsub(/:/, "%3a", version) }
     $1 == "Architecture:" { architecture = $2 }
@@ -37,12 +37,12 @@ wanted=$(awk 'NR == FNR { here[$1]; next } ($2 in here) && !seen[$0]++' <(printf
 if [[ -z ${wanted} ]]; then
   exit 0
 fi
+sums=$(LC_ALL=C sha256sum --check --strict <<<"${wanted}" 2>/dev/null) || true
 while IFS=: read -r archive verdict; do
-  case ${verdict} in
-    ' OK') cp --link --no-clobber "${archive}" "${archives}" ;;
-    *)
-      echo "${archive} in the package cache is not what the index says: it is downloaded again"
-      rm -f "${archives}/${archive}" "${archive}"
-      ;;
-  esac
-done < <(LC_ALL=C sha256sum --check --strict <<<"${wanted}" 2>/dev/null)
+  if [[ ${verdict} != ' OK' ]]; then
+    echo "${archive} in the package cache is not what the index says: it is downloaded again"
+    rm -f "${archives}/${archive}" "${archive}"
+  fi
+done <<<"${sums}"
+sed -n 's/: OK$//p' <<<"${sums}" |
+  xargs --no-run-if-empty -d '\n' cp --link --no-clobber --target-directory="${archives}"
