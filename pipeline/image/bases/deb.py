@@ -162,7 +162,6 @@ def _install(
     slim = workspace / "slim"
     slim.write_text(_slim_config(base))
     root, decompressed = target / "tree", workspace / "decompressed"
-    decompressed.mkdir()
     settings = {
         "PACKAGES": " ".join(packages),
         "AVOID": " ".join(base.avoid),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import lzma
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +33,13 @@ def ahead(archives: Path, place: Path) -> Iterator[Callable[[], None]]:
 
     Args:
         archives: directory of packages.
-        place: directory that gets them under the same names; each appears when it is whole.
+        place: is made, and gets them under the same names; each appears when it is whole. At the end it is removed.
 
     Yields:
         What is called when the packages are there.
     """
     stopped = threading.Event()
+    place.mkdir()
     with ThreadPoolExecutor(min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_THREADS)) as pool:
         log = progress.current()
 
@@ -56,6 +58,7 @@ def ahead(archives: Path, place: Path) -> Iterator[Callable[[], None]]:
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
+            shutil.rmtree(place)
 
 
 def decompress(archive: Path, place: Path, is_stopped: Callable[[], bool] = lambda: False) -> None:
