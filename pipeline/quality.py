@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = ("tests/unit",)
 ALL = ("tests/unit", "tests/integration", "tests/bundles", "tests/cluster")
 NO_TESTS_COLLECTED = 5
+MOST_PROCESSES = 4  # one that boots machines takes two processors and 3 GB
+SLOWEST = ("--durations=30", "--durations-min=10")
 
 # All of shellcheck's optional checks less two: braces around every plain variable, and a remark at every command
 # substitution inside a command; both hide more than they find.
@@ -113,8 +116,13 @@ def lint() -> None:
         raise ToolError(f"these checks failed: {', '.join(failed)}", hint=hint)
 
 
+def _processes() -> int:
+    """Return how many processes share the tests."""
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
 def test(*, fast: bool, expression: str = "") -> int:
-    """Run the tests in this process.
+    """Run the tests: those that match an expression in this process, all of them in several.
 
     Args:
         fast: only those that need no privileges and end within a minute.
@@ -130,6 +138,8 @@ def test(*, fast: bool, expression: str = "") -> int:
 
     words = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
     words += [str(ROOT / part) for part in (FAST if fast else ALL)]
+    if not expression:
+        words += [f"--numprocesses={_processes()}", "--dist=loadgroup", "--no-loadscope-reorder", *SLOWEST]
     with contextlib.chdir(ROOT):  # so that pytest names the files as a user would type them
         code = int(pytest.main([*words, *(["-k", expression] if expression else [])]))
     if code == NO_TESTS_COLLECTED:
