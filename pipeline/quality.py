@@ -139,7 +139,7 @@ def test(*, fast: bool, expression: str = "") -> int:
     words = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
     words += [str(ROOT / part) for part in (FAST if fast else ALL)]
     if not expression:
-        words += [f"--numprocesses={_processes()}", "--dist=loadgroup", "--no-loadscope-reorder", *SLOWEST]
+        words += [f"--numprocesses={_processes()}", "--dist=loadfile", "--no-loadscope-reorder", *SLOWEST]
     with contextlib.chdir(ROOT):  # so that pytest names the files as a user would type them
         code = int(pytest.main([*words, *(["-k", expression] if expression else [])]))
     if code == NO_TESTS_COLLECTED:

@@ -86,7 +86,7 @@ class Running:
 
 def start(order: Order) -> Running:
     """Start a cell's process: in a session of its own, as Ctrl-C is for us to pass on; it dies with us."""
-    output = order.log.with_suffix(".out")
+    output = order.log.with_suffix(f".{os.getpid()}.out")  # another matrix may build the same
     answers, theirs = multiprocessing.Pipe(duplex=False)
     with theirs, contextlib.ExitStack() as undo:
         undo.enter_context(answers)

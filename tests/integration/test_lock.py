@@ -18,7 +18,7 @@ from tests.integration import mirrors
 from tests.integration.builds import NAME, Project
 from tests.integration.conftest import Primed
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network, pytest.mark.xdist_group("locks")]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
 
 
 def lock_file(project: Project) -> Path:

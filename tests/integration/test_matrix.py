@@ -70,6 +70,16 @@ def report(project: Project) -> dict[str, Any]:
     return {cell["name"]: cell for cell in found["cells"]}
 
 
+def test_two_at_once_build_an_image_once(project: Project) -> None:
+    project.write("overlays/tiny/root/etc/motd", f"one of two in {project.directory}\n")
+    with started(project, systems="tiny") as one, started(project, systems="tiny") as other:
+        ended = [running.end() for running in (one, other)]
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    tables = " ".join(out for _, out, _ in ended)
+    assert tables.count("1 built") == tables.count("1 up to date") == 1, tables
+    builds.check_published(project.published)
+
+
 def test_one_that_fails_stops_no_other(three: Project) -> None:
     status, out, err = run(three)
     cells = report(three)

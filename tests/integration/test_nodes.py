@@ -12,8 +12,7 @@ import pytest
 from pipeline import lab
 
 ROOT = Path(__file__).resolve().parents[2]
-AMD64, ARM64 = (pytest.mark.xdist_group(f"nodes-{arch}") for arch in ("amd64", "arm64"))  # beside each other
-ARCHES = (pytest.param("amd64", marks=AMD64), pytest.param("arm64", marks=ARM64))
+ARCHES = ("amd64", "arm64")
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -61,7 +60,6 @@ def test_the_image_passes_offline(arch: str) -> None:
     assert invoke("verify", "--arch", arch, "--offline").returncode == 0
 
 
-@AMD64
 def test_the_amd64_image_boots_and_passes() -> None:
     """The whole suite with both firmware kinds; another kernel is installed in the node and booted."""
     assert invoke("build", "--arch", "amd64").returncode == 0
@@ -70,7 +68,6 @@ def test_the_amd64_image_boots_and_passes() -> None:
     assert all((reports / f"{kind}.{suffix}").stat().st_size for kind in ("uefi", "bios") for suffix in ("html", "xml"))
 
 
-@ARM64
 def test_the_arm64_image_boots_and_passes() -> None:
     """The whole suite; for the update, initramfs and grub.cfg are made anew in the node, and it reboots.
 
@@ -81,7 +78,6 @@ def test_the_arm64_image_boots_and_passes() -> None:
     assert [(run.kind, run.failed) for run in result.runs] == [("uefi", ())]
 
 
-@AMD64
 def test_libguestfs_sees_the_same_image() -> None:
     assert invoke("build", "--arch", "amd64").returncode == 0
     manifest = json.loads((directory("amd64") / "manifest.json").read_text())

@@ -27,9 +27,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
 RPM_CELL = "uos:20-1070a"  # a small one, whose database is the harder one: Berkeley DB
 
 
-locks = pytest.mark.xdist_group("locks")  # with test_lock.py, which builds the locked image too
-
-
 @pytest.fixture
 def later(scratch: Path, tmp_path: Path) -> list[str]:
     """What to put before a command that shall run on another machine, in another month."""
@@ -58,7 +55,6 @@ def check_same(first: Path, second: Path) -> None:
 # --- deb -------------------------------------------------------------------------------------------------------------
 
 
-@locks
 def test_a_user_elsewhere_builds_the_same_bytes_from_the_same_lock(
     locked: Project, users: Project, later: list[str]
 ) -> None:
@@ -73,7 +69,6 @@ def test_a_user_elsewhere_builds_the_same_bytes_from_the_same_lock(
     assert not list((users.cache / "node-images/base").glob("*"))
 
 
-@locks
 def test_nothing_in_an_image_is_newer_than_its_packages(locked: Project, tmp_path: Path) -> None:
     """Programs inside the tree have the real time, so it is looked for."""
     epoch = json.loads((locked.published / "manifest.json").read_text())["epoch"]
@@ -86,9 +81,6 @@ def test_nothing_in_an_image_is_newer_than_its_packages(locked: Project, tmp_pat
 
 
 # --- rpm -------------------------------------------------------------------------------------------------------------
-
-
-standin = pytest.mark.xdist_group("standin")  # with test_standin.py, whose matrix these use
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +104,6 @@ def rpm_build(project: Project, profiles: Path, cell: str, arch: Architecture, *
     return project.build_dir / test_standin.name_of(cell, arch)
 
 
-@standin
 def test_an_rpm_system_is_the_same_elsewhere_from_the_same_lock(
     profiles: Path, scratch: Path, later: list[str]
 ) -> None:
@@ -129,7 +120,6 @@ def test_an_rpm_system_is_the_same_elsewhere_from_the_same_lock(
     check_same(images[0], images[1])
 
 
-@standin
 def test_an_arm64_image_is_the_same_elsewhere(profiles: Path, scratch: Path, later: list[str]) -> None:
     """The other one is the matrix's, which test_standin.py looks at and boots as well."""
     cell, arch = "kylin:V10-SP3-2403", Architecture.ARM64

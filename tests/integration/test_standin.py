@@ -31,8 +31,7 @@ BUILD = ROOT / "build"
 LARGEST_MB = 300
 CELLS = [(cell, arch) for cell in distribution.CELLS for arch in Architecture]
 
-# The matrix is built once, for test_reproducible.py as well.
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.network, pytest.mark.xdist_group("standin")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.network]
 
 
 def invoke(*words: str | Path) -> subprocess.CompletedProcess[str]:
