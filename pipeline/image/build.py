@@ -15,10 +15,11 @@ from pipeline.core.arch import Architecture
 from pipeline.core.cache import Cache, Entry, Json, cache_root
 from pipeline.core.errors import InputError, NetworkError
 from pipeline.core.progress import StepTime
-from pipeline.image import boot, disk, history, layers, manifest, overlay, seal, tree
+from pipeline.image import boot, disk, former, history, layers, manifest, overlay, seal, tree
 from pipeline.image.bases import deb, downloads, media, native, probe, rpm
 from pipeline.image.bases.medium import Request
 from pipeline.image.bases.probe import Probe
+from pipeline.image.former import Former
 from pipeline.image.plan import Plan, check_machine, check_sources, code_digest
 from pipeline.profile import DebBase, RpmBase
 
@@ -107,20 +108,27 @@ def _build(plan: Plan, build_dir: Path, log: Path, *, refresh: bool, accelerated
             facts = _facts(plan, base, [base, overlays, initramfs], layout, kernels)
             with (
                 parallel.beside(lambda: manifest.describe(plan, root, facts, files)) as described,
+                parallel.beside(lambda: former.find(build_dir / plan.name)) as last,
                 progress.step("disk"),
             ):
                 raw = disk.write_raw(
                     root, plan.release.disk, layout, epoch, workspace, plan.release.boot.grub_directory
                 )
-            with publish.staging(build_dir, plan.name) as staging:
-                image = staging / f"{plan.name}.qcow2"
-                with progress.step("compress"):
-                    disk.convert(raw, image)
-                with progress.step("manifest"):
-                    manifest.write(staging, plan, image, described.result())
-                with progress.step("publish"):
-                    publish.publish(staging, build_dir / plan.name)
+            _finish(plan, build_dir, raw, last.result(), described.result())
         return session.times
+
+
+def _finish(plan: Plan, build_dir: Path, raw: Path, last: Former | None, description: manifest.Description) -> None:
+    """Make of a raw disk, which goes, the published image."""
+    with publish.staging(build_dir, plan.name) as staging:
+        image = staging / f"{plan.name}.qcow2"
+        with progress.step("compress"):
+            disk.convert(raw, image, last)
+        with parallel.beside(raw.unlink):  # hundreds of megabytes, while the others wait for the disk
+            with progress.step("manifest"):
+                manifest.write(staging, plan, image, description)
+            with progress.step("publish"):
+                publish.publish(staging, build_dir / plan.name)
 
 
 def _base(plan: Plan, cache: Cache, workspace: Path, *, refresh: bool, accelerated: bool) -> Entry:

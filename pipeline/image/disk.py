@@ -22,6 +22,7 @@ from pipeline.core.arch import Architecture
 from pipeline.core.errors import InputError, StorageError, ToolError
 from pipeline.image import qcow2, tree
 from pipeline.image.boot import ESP, Identity
+from pipeline.image.former import Former
 from pipeline.profile import Disk
 
 SECTOR = 512
@@ -284,14 +285,19 @@ def _after(text: str, name: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).strip()
 
 
-def convert(raw: Path, target: Path) -> None:
+def convert(raw: Path, target: Path, last: Former | None = None) -> None:
     """Convert a raw disk to a compressed qcow2 (QEMU 5.1 or later reads its zstd clusters).
+
+    Args:
+        raw: the disk.
+        target: the file that is written.
+        last: the image that it will replace, whose clusters need not be compressed again; None if there is none.
 
     Raises:
         StorageError: the build machine's disk is full.
     """
     try:
-        qcow2.write(raw, target)
+        qcow2.write(raw, target, last.same) if last else qcow2.write(raw, target)
     except OSError as error:
         raise StorageError(
             f"compressing the image to {target}: {error.strerror}", hint="free some space, or name another directory"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -32,6 +32,8 @@ SECTOR_BITS = 9
 MAGIC, VERSION, HEADER_LENGTH, ZSTD = 0x514649FB, 3, 112, 1
 INCOMPATIBLE_COMPRESSION_TYPE = 1 << 3
 REFCOUNT_ORDER = 4  # 1 << 4 bits
+# From numbers and contents of clusters to the frames of some, by their index in the list.
+Known = Callable[[Sequence[int], Sequence[bytes]], Mapping[int, bytes]]
 
 
 @dataclass
@@ -64,35 +66,35 @@ class _Layout:
         return start
 
 
+def threads() -> int:
+    """Return how many threads compress."""
+    return min(len(os.sched_getaffinity(0)), MOST_THREADS)
+
+
 def compressor() -> str:
-    """Return what compresses, with its version."""
+    """Return what compresses, and how: two images with the same here have the same bytes for the same cluster."""
     import zstandard
 
-    return f"zstandard {zstandard.__version__}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
+    return f"zstandard {zstandard.__version__}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {LEVEL}"
 
 
-def write(raw: Path, target: Path) -> None:
+def write(raw: Path, target: Path, known: Known = lambda _numbers, _clusters: {}) -> None:
     """Write a raw disk as a qcow2.
 
     Args:
         raw: the disk; its holes are not read.
         target: the file that is written.
+        known: what need not be compressed, as it has been before; it changes no byte.
 
     Raises:
         OSError: a file cannot be read or written.
     """
-    import zstandard  # here, as nearly every command imports this module
-
-    zstd = zstandard.ZstdCompressor(level=LEVEL)
-    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
     layout, plain = _Layout(), []
     with raw.open("rb", buffering=0) as disk, target.open("wb") as image:
         size = os.fstat(disk.fileno()).st_size
         image.seek(layout.end)
         for numbers, clusters in _batches(disk.fileno(), size):
-            packed = zstd.multi_compress_to_buffer(clusters, threads=threads)
-            for index, number in enumerate(numbers):
-                frame = packed[index].tobytes()
+            for number, frame in zip(numbers, _packed(clusters, known(numbers, clusters)), strict=True):
                 if len(frame) >= CLUSTER:
                     plain.append(number)
                 else:
@@ -105,10 +107,23 @@ def write(raw: Path, target: Path) -> None:
         _write_tables(image, layout, size)
 
 
-def _batches(disk: int, size: int) -> Iterator[tuple[list[int], list[bytes | bytearray | memoryview]]]:
+def _packed(clusters: Sequence[bytes], known: Mapping[int, bytes]) -> list[bytes]:
+    """Return the zstd frame of each cluster; some are known, by the index of their cluster."""
+    import zstandard  # here, as nearly every command imports this module
+
+    new = [index for index in range(len(clusters)) if index not in known]
+    if not new:
+        return [known[index] for index in range(len(clusters))]
+    zstd = zstandard.ZstdCompressor(level=LEVEL)
+    packed = zstd.multi_compress_to_buffer([clusters[index] for index in new], threads=threads())
+    made = {index: packed[place].tobytes() for place, index in enumerate(new)}
+    return [known[index] if index in known else made[index] for index in range(len(clusters))]
+
+
+def _batches(disk: int, size: int) -> Iterator[tuple[list[int], list[bytes]]]:
     """Yield the numbers and contents of clusters that are not all zeros, many at a time, in order."""
     numbers: list[int] = []
-    clusters: list[bytes | bytearray | memoryview] = []
+    clusters: list[bytes] = []
     for number in _allocated(disk, size):
         content = _cluster(disk, number)
         if content != ZEROS:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,16 @@ def test_an_edited_script_makes_only_what_follows_from_it(project: Project) -> N
     assert re.search(r"overlay +[\d.]+ s$", out, re.MULTILINE)
     assert re.search(r"boot +[\d.]+ s  cached$", out, re.MULTILINE)
     assert re.search("overlay: not cached; differs .* in: overlays.*digest", err)
+
+
+def test_what_is_taken_over_from_the_last_image_changes_no_byte(project: Project) -> None:
+    assert project.build()[0] == 0
+    project.write("overlays/tiny/root/etc/motd", "edited\n")
+    assert project.build()[0] == 0
+    after_another = project.image_sha256()
+    shutil.rmtree(project.published)
+    assert project.build()[0] == 0
+    assert project.image_sha256() == after_another
 
 
 def test_a_dry_run_writes_nothing(project: Project) -> None:
