@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import lab
+from pipeline.core.arch import Architecture
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHES = ("amd64", "arm64")
@@ -71,10 +72,11 @@ def test_the_amd64_image_boots_and_passes() -> None:
 def test_the_arm64_image_boots_and_passes() -> None:
     """The whole suite; for the update, initramfs and grub.cfg are made anew in the node, and it reboots.
 
-    Unpacking another kernel takes many minutes more on an emulated machine; ``./invoke verify --arch arm64`` does it.
+    That takes ten minutes on an emulated machine, so there it is left out; ``./invoke verify --arch arm64`` does it.
     """
     assert invoke("build", "--arch", "arm64").returncode == 0
-    result = lab.verify(directory("arm64"))
+    is_emulated = lab.choose_accelerator(Architecture.ARM64).kind is lab.Kind.TCG
+    result = lab.verify(directory("arm64"), update=not is_emulated)
     assert [(run.kind, run.failed) for run in result.runs] == [("uefi", ())]
 
 

@@ -172,25 +172,37 @@ def test_no_trace_of_the_vendors_traps_is_left(built: Built, scratch: Path) -> N
     uos.raw.unlink()
 
 
-# Every amd64 cell boots, two of them with BIOS; one of either kind of kernel package gets another kernel.
+# Where machines are emulated a boot with the suite takes four minutes, an update ten. So there one kind of kernel
+# package is updated, and a system of the same packages as another one's is not booted; `./invoke verify` does both.
+def emulated(arch: Architecture) -> bool:
+    return lab.choose_accelerator(arch).kind is lab.Kind.TCG
+
+
 @pytest.mark.vm
 @pytest.mark.parametrize(
-    ("cell", "firmware", "update"),
+    ("cell", "firmware"),
     [
-        ("kylin:V10-SP3-2403", Firmware.UEFI, True),
-        ("centos:9", Firmware.UEFI, True),
-        ("anolis:23", Firmware.BIOS, False),
-        ("uos:20-1070a", Firmware.BIOS, False),
+        ("kylin:V10-SP3-2403", Firmware.UEFI),
+        ("centos:9", Firmware.UEFI),
+        ("anolis:23", Firmware.BIOS),
+        ("uos:20-1070a", Firmware.BIOS),
     ],
     ids=str,
 )
-def test_an_amd64_cell_boots_and_passes(built: Built, cell: str, firmware: Firmware, update: bool) -> None:
-    boot(built, cell, Architecture.AMD64, firmware, update=update)
+def test_an_amd64_cell_boots_and_passes(built: Built, cell: str, firmware: Firmware) -> None:
+    """One of either kind of kernel package gets another kernel."""
+    arch = Architecture.AMD64
+    if cell == "anolis:23" and emulated(arch):
+        pytest.skip("amd64 is emulated here, and CentOS, which boots, has the same packages")
+    update = cell == "kylin:V10-SP3-2403" or (cell == "centos:9" and not emulated(arch))
+    boot(built, cell, arch, firmware, update=update)
 
 
 @pytest.mark.vm
 @pytest.mark.parametrize("cell", ["kylin:V10-SP3-2403", "centos:9"])
 def test_an_arm64_cell_boots_and_passes(built: Built, cell: str) -> None:
+    if cell == "centos:9" and emulated(Architecture.ARM64):
+        pytest.skip("arm64 is emulated here, and Kylin boots")
     boot(built, cell, Architecture.ARM64, Firmware.UEFI, update=False)
 
 
