@@ -106,7 +106,7 @@ def test_a_pod_on_the_worker_answers_the_first_master(first: Host) -> None:
     image = f"{sites.REGISTRY}:{sites.PORT}/kubernetes/http:1"
     overrides = json.dumps({"apiVersion": "v1", "spec": {"nodeName": "w1"}})
     first.run([*ADMIN, "run", "web", f"--image={image}", "--restart=Never", f"--overrides={overrides}"])
-    first.run([*ADMIN, "wait", "pod/web", "--for=condition=Ready", "--timeout=60s"])
+    first.run([*ADMIN, "wait", "pod/web", "--for=condition=Ready", "--timeout=180s"])
     address = first.run([*ADMIN, "get", "pod", "web", "--output=jsonpath={.status.podIP}"]).stdout
     said = first.wait(["curl", "--silent", "--show-error", "--fail", "--max-time", "5", f"http://{address}:8080/"])
     assert "web" in said
@@ -117,12 +117,12 @@ def test_a_master_that_is_not_ready_is_left_out_by_every_node(first: Host, secon
     manifest, parked = "/etc/kubernetes/manifests/kube-apiserver.yaml", "/root/kube-apiserver.yaml"
     first.run(["mv", manifest, parked])
     listed = ["sh", "-c", "! grep -q 10.77.0.11 /etc/cluster-installer/masters.conf"]
-    worker.wait(listed, timeout=90)
-    second.wait(listed, timeout=90)
+    worker.wait(listed, timeout=240)
+    second.wait(listed, timeout=240)
     node = ["kubectl", "--kubeconfig=/etc/kubernetes/kubelet.conf", "get", "node", "w1"]
-    assert "w1" in worker.wait(node, timeout=30)
+    assert "w1" in worker.wait(node, timeout=120)
     first.run(["mv", parked, manifest])
-    worker.wait(["grep", "-q", "10.77.0.11", "/etc/cluster-installer/masters.conf"], timeout=120)
+    worker.wait(["grep", "-q", "10.77.0.11", "/etc/cluster-installer/masters.conf"], timeout=300)
 
 
 def test_a_fresh_token_is_made_on_any_master(first: Host, second: Host) -> None:
@@ -231,13 +231,13 @@ def cut_at_every(host: Host, steps: Sequence[str]) -> None:
         for step in steps:
             begun = f"cat /var/log/cluster-installer/*.log | grep -q 'step {step}: begins'"
             try:
-                host.wait(["sh", "-c", begun], timeout=120)
+                host.wait(["sh", "-c", begun], timeout=300)
             except AssertionError as error:
                 error.add_note(host.run(["sh", "-c", "cat /var/log/journal-standin/*"]).stdout)
                 raise
             host.kill()
             host.start()
-    host.run(["systemctl", "is-system-running", "--wait"], check=False, timeout=300)
+    host.run(["systemctl", "is-system-running", "--wait"], check=False, timeout=600)
     assert host.run(["systemctl", "is-active", sites.BOOTSTRAP], check=False).stdout.strip() == "active", sites.journal(
         host
     )

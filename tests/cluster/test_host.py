@@ -172,6 +172,7 @@ def test_power_cut_and_start(lan: Lan) -> None:
     host.run(["systemctl", "start", "started"])
     host.write("/run/gone", "")
     host.write("/etc/kept", "kept")
+    host.write("/etc/sysctl.d/90-cluster-installer.conf", "net.ipv4.ip_forward = 1\n")
     host.run(["rm", "/etc/debian_version", "/etc/os-release"], check=False)
     boot, machine = host.read("/proc/sys/kernel/random/boot_id"), host.read("/etc/machine-id")
     with host.popen(["sleep", "infinity"]) as child:
@@ -188,6 +189,7 @@ def test_power_cut_and_start(lan: Lan) -> None:
     assert host.read("/etc/kept") == "kept"
     assert host.read("/etc/machine-id") == machine
     assert host.read("/proc/sys/kernel/random/boot_id") != boot
+    assert host.read("/proc/sys/net/ipv4/ip_forward") == "1\n"
     host.close()
 
 

@@ -49,6 +49,7 @@ COPIED_FILES = (
     "kernel/watchdog_thresh", "kernel/hung_task_timeout_secs", "kernel/sysrq", "kernel/core_pattern", "kernel/printk",
     "net/netfilter/nf_conntrack_max", "net/nf_conntrack_max",
 )  # fmt: skip
+SETTINGS = "/etc/sysctl.d/90-cluster-installer.conf"
 HASH_SIZE = "/sys/module/nf_conntrack/parameters/hashsize"
 
 
@@ -216,6 +217,7 @@ class Init:
             if lifeline in readable:
                 if not os.read(lifeline, 16):
                     return
+                apply_settings()
                 subprocess.Popen(
                     ["/usr/bin/systemctl", "standin-boot"], env={}, stdin=subprocess.DEVNULL
                 ).returncode = 0
@@ -224,6 +226,12 @@ class Init:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
+
+
+def apply_settings() -> None:
+    """Do what systemd-sysctl does before anything else starts; the build machine's own files are not for us."""
+    if Path(SETTINGS).exists():
+        subprocess.run(["/sbin/sysctl", "--quiet", f"--load={SETTINGS}"], env={}, stdin=subprocess.DEVNULL, check=False)
 
 
 def value(path: Path) -> str:
