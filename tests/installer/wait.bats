@@ -26,7 +26,7 @@ setup() {
 }
 
 @test "wait_until: in the end the name and the last output, stderr too; no line of the ERR trap for each try" {
-  lib 'trap_errors; f() { echo "one"; ls /no/such/file; echo UNREACHABLE; }; wait_until --deadline 1 --interval 1 "the API" f || exit 3'
+  lib 'trap_errors; f() { echo "one"; ls /no/such/file; echo UNREACHABLE; }; wait_until --deadline 8 --interval 9 "the API" f || exit 3'
   expect 3 'gave up waiting for the API after' 'the last try: one' '/no/such/file'
   refuse UNREACHABLE 'a command failed'
 }
@@ -37,7 +37,7 @@ setup() {
 }
 
 @test "wait_until: a command that hangs is ended at the deadline, and nothing of it is left" {
-  lib 'f() { echo half; sleep 1000 & echo "$!" >"${COUNT}"; wait; }; wait_until --deadline 1 "the API" f'
+  lib 'f() { echo half; sleep 1000 & echo "$!" >"${COUNT}"; wait; }; wait_until --deadline 5 "the API" f'
   expect 1 'gave up waiting for the API' 'half' 'it did not answer in time'
   gone "$(<"${COUNT}")"
 }
