@@ -42,7 +42,7 @@ FLAKY='flaky() { echo x >>"${COUNT}"; (($(wc -l <"${COUNT}") >= $1)) || { false;
 
 @test "retry: a command that hangs is ended at the deadline, with what it started" {
   lib 'f() { bash -c "sleep 1000; :" & echo "$!" >"${COUNT}"; wait; }; retry --attempts 9 --deadline 5 -- f'
-  expect 124 'the deadline of 1 s is over'
+  expect 124 'the deadline of 5 s is over'
   gone "$(<"${COUNT}")"
 }
 
