@@ -11,7 +11,10 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes minutes, the longest first: begun first, none of it is left for the end, when other processors are idle.
-LONGEST = ("test_standin", "test_nodes", "test_reproducible", "test_native", "test_cluster", "test_build_faults")
+LONGEST = (
+    "test_standin", "test_nodes", "test_cluster", "test_native", "test_rpm_qcow2", "test_farm", "test_reproducible",
+    "test_front_door", "test_build_faults",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
