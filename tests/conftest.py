@@ -12,8 +12,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes minutes, the longest first: begun first, none of it is left for the end, when other processors are idle.
 LONGEST = (
-    "test_standin", "test_nodes", "test_cluster", "test_native", "test_rpm_qcow2", "test_farm", "test_reproducible",
-    "test_front_door", "test_build_faults",
+    "test_standin", "test_nodes", "test_cluster", "test_native", "test_node_image", "test_rpm_qcow2", "test_farm",
+    "test_reproducible", "test_front_door", "test_build_faults",
 )  # fmt: skip
 
 
