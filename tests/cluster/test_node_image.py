@@ -15,6 +15,7 @@ from pipeline.core.arch import Architecture
 from tests.cluster import parts, registry
 from tests.cluster import site as sites
 from tests.cluster.site import REGISTRY, ROOT, Node, Site
+from tests.emulated import leave_out
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.network]
 
@@ -40,7 +41,8 @@ def seed(path: Path) -> Mapping[str, object]:
 
 
 @pytest.mark.skipif(Architecture.host() is not Architecture.AMD64, reason="the cluster's parts are made for amd64")
-def test_a_node_image_becomes_a_first_master(tmp_path: Path) -> None:
+def test_a_node_image_becomes_a_first_master(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    leave_out(request, Architecture.AMD64, "hosts made of namespaces are installed as well")
     sites.invoke("build", "--arch", "amd64")
     image = next((ROOT / "build/debian-12-amd64").glob("*.qcow2"))
     made = parts.make()
