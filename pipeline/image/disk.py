@@ -297,7 +297,7 @@ def convert(raw: Path, target: Path, last: Former | None = None) -> None:
         StorageError: the build machine's disk is full.
     """
     try:
-        qcow2.write(raw, target, last.same) if last else qcow2.write(raw, target)
+        qcow2.write(raw, target, last.same if last else None)
     except OSError as error:
         raise StorageError(
             f"compressing the image to {target}: {error.strerror}", hint="free some space, or name another directory"

@@ -78,7 +78,7 @@ def compressor() -> str:
     return f"zstandard {zstandard.__version__}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {LEVEL}"
 
 
-def write(raw: Path, target: Path, known: Known = lambda _numbers, _clusters: {}) -> None:
+def write(raw: Path, target: Path, known: Known | None = None) -> None:
     """Write a raw disk as a qcow2.
 
     Args:
@@ -94,7 +94,8 @@ def write(raw: Path, target: Path, known: Known = lambda _numbers, _clusters: {}
         size = os.fstat(disk.fileno()).st_size
         image.seek(layout.end)
         for numbers, clusters in _batches(disk.fileno(), size):
-            for number, frame in zip(numbers, _packed(clusters, known(numbers, clusters)), strict=True):
+            frames = _packed(clusters, known(numbers, clusters) if known else {})
+            for number, frame in zip(numbers, frames, strict=True):
                 if len(frame) >= CLUSTER:
                     plain.append(number)
                 else:
@@ -109,15 +110,17 @@ def write(raw: Path, target: Path, known: Known = lambda _numbers, _clusters: {}
 
 def _packed(clusters: Sequence[bytes], known: Mapping[int, bytes]) -> list[bytes]:
     """Return the zstd frame of each cluster; some are known, by the index of their cluster."""
+    made = iter(_compressed([content for index, content in enumerate(clusters) if index not in known]))
+    return [known[index] if index in known else next(made) for index in range(len(clusters))]
+
+
+def _compressed(clusters: list[bytes | bytearray | memoryview]) -> list[bytes]:
     import zstandard  # here, as nearly every command imports this module
 
-    new = [index for index in range(len(clusters)) if index not in known]
-    if not new:
-        return [known[index] for index in range(len(clusters))]
-    zstd = zstandard.ZstdCompressor(level=LEVEL)
-    packed = zstd.multi_compress_to_buffer([clusters[index] for index in new], threads=threads())
-    made = {index: packed[place].tobytes() for place, index in enumerate(new)}
-    return [known[index] if index in known else made[index] for index in range(len(clusters))]
+    if not clusters:  # which zstandard refuses
+        return []
+    packed = zstandard.ZstdCompressor(level=LEVEL).multi_compress_to_buffer(clusters, threads=threads())
+    return [packed[index].tobytes() for index in range(len(clusters))]
 
 
 def _batches(disk: int, size: int) -> Iterator[tuple[list[int], list[bytes]]]:
