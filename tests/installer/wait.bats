@@ -36,6 +36,12 @@ setup() {
   expect 1 'exit code 9, no output'
 }
 
+@test "wait_until: no time at all is one try" {
+  lib 'f() { echo x >>"${COUNT}"; return 9; }; wait_until --deadline 0 "the API" f'
+  expect 1 'gave up waiting for the API'
+  refuse 'waiting for the API ('
+}
+
 @test "wait_until: a command that hangs is ended at the deadline, and nothing of it is left" {
   lib 'f() { echo half; sleep 1000 & echo "$!" >"${COUNT}"; wait; }; wait_until --deadline 5 "the API" f'
   expect 1 'gave up waiting for the API' 'half' 'it did not answer in time'
