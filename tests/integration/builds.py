@@ -195,9 +195,19 @@ class Project:
         cached = list((self.cache / "node-images/.tmp").glob("*"))
         return [str(path) for path in [*cached, *self.build_dir.glob(".*")]]
 
-    def image_sha256(self) -> str:
-        found: str = json.loads((self.published / "manifest.json").read_text())["image"]["sha256"]
+    def manifest(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.published / "manifest.json").read_text())
         return found
+
+    def image_sha256(self) -> str:
+        found: str = self.manifest()["image"]["sha256"]
+        return found
+
+    def entry(self, kind: str) -> Path:
+        """Return the cached step that the image was made from; the cache may hold those of other images as well."""
+        data: Path = self.cache / "node-images" / kind / self.manifest()["steps"][kind] / "data"
+        assert data.is_dir()
+        return data
 
 
 def command(*words: str) -> list[str]:

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,11 +31,6 @@ def unpacked(primed: Primed, scratch: Path) -> Unpacked:
     return builds.unpack(image, scratch / "tiny.raw")
 
 
-def manifest(project: Project) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((project.published / "manifest.json").read_text())
-    return found
-
-
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [directory, *directory.rglob("*")]}
 
@@ -54,7 +48,7 @@ def test_an_image_comes_with_everything_about_it(primed: Primed) -> None:
 
 
 def test_the_manifest_is_what_was_built(primed: Primed) -> None:
-    found = manifest(primed.project)
+    found = primed.project.manifest()
     image = primed.project.published / f"{NAME}.qcow2"
     assert found["image"]["sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
     assert set(found["steps"]) == {"base", "overlay", "initramfs", "image"}
@@ -64,7 +58,7 @@ def test_the_manifest_is_what_was_built(primed: Primed) -> None:
 
 
 def test_a_build_is_in_the_history_and_on_the_report(primed: Primed) -> None:
-    found, build_dir = manifest(primed.project), primed.project.build_dir
+    found, build_dir = primed.project.manifest(), primed.project.build_dir
     (line,) = read_history(build_dir).records
     assert (line.name, line.key, line.sha256, line.size) == (
         NAME,
@@ -139,16 +133,16 @@ def test_the_file_systems_are_sound(unpacked: Unpacked, primed: Primed) -> None:
     shown = subprocess.run(["dumpe2fs", "-h", device], check=True, capture_output=True, text=True).stdout
     features = set(re.findall(r"^Filesystem features:\s+(.+)$", shown, re.MULTILINE)[0].split())
     assert features == set(primed.project.release["disk"]["ext4_features"])
-    assert manifest(primed.project)["identifiers"]["root"] in shown
+    assert primed.project.manifest()["identifiers"]["root"] in shown
 
 
 def test_grub_understands_its_configuration(primed: Primed, unpacked: Unpacked, tmp_path: Path) -> None:
     """Judged by the image's own grub-script-check."""
     config = unpacked.read("/boot/grub/grub.cfg")
-    assert manifest(primed.project)["identifiers"]["root"] in config
+    assert primed.project.manifest()["identifiers"]["root"] in config
     (tmp_path / "grub.cfg").write_text(config)
     (tmp_path / "wrong.cfg").write_text(config + "menuentry 'open {\n")
-    (base,) = (primed.cache / "node-images/base").glob("*/data/tree")
+    base = primed.project.entry("base") / "tree"
 
     def check(name: str) -> int:
         words = ["sh", "-c", "grub-script-check /run/grub.cfg || exit 9"]
@@ -163,8 +157,8 @@ def test_grub_understands_its_configuration(primed: Primed, unpacked: Unpacked, 
 
 def test_the_initramfs_holds_nothing_that_is_said_to_stay_out(primed: Primed) -> None:
     """Changes in these places keep the initramfs: that must be true of the real generator."""
-    (base,) = (primed.cache / "node-images/base").glob("*/data/tree")
-    (initrd,) = (primed.cache / "node-images/initramfs").glob("*/data/delta/boot/initrd.img-*")
+    base = primed.project.entry("base") / "tree"
+    (initrd,) = primed.project.entry("initramfs").glob("delta/boot/initrd.img-*")
 
     def names() -> str:
         binds = [(initrd, "/run/initrd")]
@@ -241,8 +235,8 @@ def test_what_is_no_input_keeps_the_image(project: Project) -> None:
 def test_what_was_cut_short_or_changed_is_made_again(project: Project) -> None:
     """An image, and a step in the cache: other content of the same length and age."""
     assert project.build()[0] == 0
-    sha256, key = project.image_sha256(), manifest(project)["steps"]["overlay"]
-    changed = project.cache / "node-images/overlay" / key / "data/delta/etc/tiny.done"
+    sha256, key = project.image_sha256(), project.manifest()["steps"]["overlay"]
+    changed = project.entry("overlay") / "delta/etc/tiny.done"
     times = changed.stat()
     changed.write_text(changed.read_text().replace("script", "SCRIPT"))
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,15 +35,9 @@ def with_lock(project: Project, locked: Project) -> Project:
     return project
 
 
-def manifest(project: Project) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((project.published / "manifest.json").read_text())
-    return found
-
-
 def base_digest(project: Project) -> str:
     """Return the digest of the tree that an image was made from."""
-    base = project.cache / "node-images/base" / manifest(project)["steps"]["base"]
-    found: str = json.loads((base / "data/origin.json").read_text())["digest"]
+    found: str = json.loads((project.entry("base") / "origin.json").read_text())["digest"]
     return found
 
 
@@ -58,15 +51,15 @@ def test_a_lock_has_what_a_build_installs(locked: Project, primed: Primed) -> No
     assert {tuple(row[key] for key in keys) for row in installed} == {
         tuple(getattr(package, key) for key in keys) for package in found.packages
     }
-    assert found.epoch == manifest(primed.project)["epoch"]
+    assert found.epoch == primed.project.manifest()["epoch"]
     assert [index.repository for index in found.indexes] == ["bookworm"]
     assert all("/pool/" in package.origin for package in found.packages)
 
 
-def test_a_matrix_builds_from_locks(locked: Project, primed: Primed) -> None:
+def test_a_matrix_builds_from_locks(locked: Project, project: Project) -> None:
     status, out, _ = locked.invoke("matrix", "--os", "tiny", "--arch", Architecture.host().value, "--locked")
     assert (status, "1 up to date" in out) == (0, True), "the lock's image is there already"
-    status, out, _ = primed.project.invoke("matrix", "--os", "tiny", "--arch", Architecture.host().value, "--locked")
+    status, out, _ = project.invoke("matrix", "--os", "tiny", "--arch", Architecture.host().value, "--locked")
     assert status == InputError.exit_code
     assert "./invoke lock" in out
 
@@ -74,10 +67,10 @@ def test_a_matrix_builds_from_locks(locked: Project, primed: Primed) -> None:
 def test_a_locked_build_makes_the_same_tree(locked: Project, primed: Primed) -> None:
     assert base_digest(locked) == base_digest(primed.project)
     # What follows from the tree is found by what that is, not by what it came from.
-    assert [manifest(locked)["steps"][step] for step in ("overlay", "initramfs")] == [
-        manifest(primed.project)["steps"][step] for step in ("overlay", "initramfs")
+    assert [locked.manifest()["steps"][step] for step in ("overlay", "initramfs")] == [
+        primed.project.manifest()["steps"][step] for step in ("overlay", "initramfs")
     ]
-    assert manifest(locked)["provenance"]["lock"] == read_lock(lock_file(locked)).digest
+    assert locked.manifest()["provenance"]["lock"] == read_lock(lock_file(locked)).digest
     plan = json.loads((locked.published / "plan.json").read_text())
     assert "sources" not in plan
     assert len(plan["locked"]) == len(read_lock(lock_file(locked)).packages)
