@@ -6,7 +6,6 @@ What two builds differ in is in elsewhere.py. Each has a cache of its own, with 
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import shutil
 import subprocess
@@ -71,7 +70,7 @@ def test_a_user_elsewhere_builds_the_same_bytes_from_the_same_lock(
 
 def test_nothing_in_an_image_is_newer_than_its_packages(locked: Project, tmp_path: Path) -> None:
     """Programs inside the tree have the real time, so it is looked for."""
-    epoch = json.loads((locked.published / "manifest.json").read_text())["epoch"]
+    epoch = locked.manifest()["epoch"]
     disk = builds.unpack(locked.published / f"{NAME}.qcow2", tmp_path / "disk.raw")
     entries = ext4.read(disk.raw, disk.partition("root")[0], tmp_path).entries
     times = {value for entry in entries.values() for _, value in entry.times}
